@@ -1,0 +1,145 @@
+"""What happened, epoch by epoch."""
+
+from __future__ import annotations
+
+import csv
+import html
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from kerastorch.errors import did_you_mean, needs
+
+_MINIMISED = {"loss", "error", "err", "mse", "mae", "rmse", "mape", "perplexity", "ppl", "hinge", "nll", "wer", "cer"}
+_MAXIMISED = {"acc", "accuracy", "auc", "auroc", "f1", "precision", "recall", "iou", "dice", "r2", "map", "ap", "bleu"}
+
+
+def better_direction(name: str) -> Literal["min", "max"]:
+    """Tell from its name whether a lower or a higher value is better.
+
+    Raises:
+        ValueError: The name does not tell.
+    """
+    words = set(name.lower().split("_"))
+    if words & _MINIMISED or name.lower().endswith(("loss", "error")):
+        return "min"
+    if words & _MAXIMISED or name.lower().endswith("accuracy"):
+        return "max"
+    raise ValueError(
+        f"Whether a low or a high {name!r} is better cannot be told from its name. Say mode='min' or 'max'."
+    )
+
+
+class Best(NamedTuple):
+    """The best epoch, from 0, and its value."""
+
+    epoch: int
+    value: float
+
+
+class History:
+    """Loss, metrics, learning rate, seconds and samples per second of each epoch.
+
+    Every column has one value per epoch; where an epoch has none (it was not validated, say) the value is NaN.
+
+    Example:
+        >>> history = model.fit(3, dl_train, dl_val)
+        >>> history["val_loss"]
+        [0.087, 0.152, 0.086]
+        >>> history.best("val_loss")
+        Best(epoch=2, value=0.086)
+
+    Attributes:
+        epoch: The numbers of the epochs, from 0.
+        rows: One dict per epoch.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: list[int] = []
+        self.rows: list[dict[str, float]] = []
+
+    def append(self, epoch: int, row: dict[str, float]) -> None:
+        """Add an epoch. The dict itself is kept: what a callback writes into its `logs` is part of the history."""
+        self.epoch.append(epoch)
+        self.rows.append(row)
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The columns by name, each with one value per epoch."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        return {name: [row.get(name, math.nan) for row in self.rows] for name in names}
+
+    def best(self, name: str, mode: Literal["auto", "min", "max"] = "auto") -> Best:
+        """Return the epoch with the best value; NaN is never the best.
+
+        Raises:
+            KeyError: There is no such column.
+            ValueError: No value is a number, or `mode` is needed.
+        """
+        values = [(value, epoch) for value, epoch in zip(self[name], self.epoch, strict=True) if not math.isnan(value)]
+        if not values:
+            raise ValueError(f"No epoch has a value of {name!r} that is a number.")
+        direction = better_direction(name) if mode == "auto" else mode
+        value, epoch = (min if direction == "min" else max)(values, key=lambda pair: pair[0])
+        return Best(epoch, value)
+
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame` with one row per epoch, indexed by the number of the epoch."""
+        pandas = needs("pandas", purpose="History.to_pandas")
+        return pandas.DataFrame(self.history, index=pandas.Index(self.epoch, name="epoch"))
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one line per epoch, with the names in the first."""
+        columns = self.history
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *columns])
+            writer.writerows(zip(self.epoch, *columns.values(), strict=True))
+
+    def __getitem__(self, name: str) -> list[float]:
+        columns = self.history
+        if name not in columns:
+            raise KeyError(f"No column {name!r}.{did_you_mean(name, columns)} There are: {', '.join(columns)}.")
+        return columns[name]
+
+    def __contains__(self, name: str) -> bool:
+        return any(name in row for row in self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.history)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "History()"
+        lines = [["epoch", *self.history], *self._cells()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in ["epoch", *self.history])
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in self._cells())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _cells(self) -> Iterator[list[str]]:
+        for epoch, *values in zip(self.epoch, *self.history.values(), strict=True):
+            yield [str(epoch + 1), *(format_number(value) for value in values)]
+
+
+def format_number(value: float) -> str:
+    """Write a number for people: three decimals, more where it is small, none where it is large.
+
+    Example:
+        >>> [format_number(value) for value in (0.97213, 0.0001, 12345.6, 3)]
+        ['0.972', '0.0001', '12346', '3']
+    """
+    if isinstance(value, int):
+        return str(value)
+    if 0 < abs(value) < 0.001:
+        return f"{value:.3g}"
+    return f"{value:.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3f}"
