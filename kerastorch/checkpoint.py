@@ -1,0 +1,189 @@
+"""Files: whole or not there, and never executed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from kerastorch.errors import CheckpointError, did_you_mean, needs
+
+FORMAT = 1
+_WRAPPERS = ("module.", "_orig_mod.", "net.")  # DataParallel, torch.compile, torchkeras
+
+
+def save(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write a training state; a file of this name is there afterwards as a whole, or as it was before.
+
+    Args:
+        content: Plain containers and tensors.
+        path: Where to; missing directories are made.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    with _replaced(Path(path)) as file:
+        torch.save({"format": FORMAT, "torch": str(torch.__version__), **content}, file)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write the weights of a net, as `.safetensors` or in torch's own format.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        with _replaced(path) as file:
+            torch.save(dict(weights), file)
+        return
+    safetensors = needs("safetensors.torch", purpose="A .safetensors file")
+    # tied weights share memory, which the format does not know
+    separate = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    with _replaced(path) as file:
+        file.write(safetensors.save(separate))
+
+
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a file of `save` or of `torch.save`, without running any code that is in it.
+
+    Args:
+        path: The file.
+        map_location: Where its tensors go; the CPU by default, wherever they were.
+
+    Raises:
+        FileNotFoundError: There is none.
+        CheckpointError: It is damaged, or holds more than tensors and plain containers.
+    """
+    path = Path(path)
+    if not path.exists():
+        others = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise FileNotFoundError(f"There is no file {path}.{did_you_mean(path.name, others)}")
+    if path.suffix == ".safetensors":
+        safetensors = needs("safetensors.torch", purpose="A .safetensors file")
+        with _explained(path):
+            weights: dict[str, Any] = safetensors.load_file(path, device=str(map_location))
+            return weights
+    with _explained(path):
+        _test_crc(path)
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; a checkpoint holds a dict of tensors.")
+    return content
+
+
+def weights_in(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Return the weights in what `load` gave: all of it, or the `"model"` of a training state."""
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content.get(key), Mapping):
+            found: Mapping[str, Tensor] = content[key]
+            return found
+    return content
+
+
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Path, *, strict: bool = True) -> None:
+    """Copy weights into a net, all or none.
+
+    The prefix that DataParallel, `torch.compile` or torchkeras put before every name is taken off.
+
+    Args:
+        module: The net, on any device.
+        weights: Tensors by name.
+        source: Where they are from, for messages.
+        strict: Whether every weight must have its place, and every place its weight. Shapes must always agree.
+
+    Raises:
+        CheckpointError: Names or shapes differ; the net is as it was.
+    """
+    own = module.state_dict()
+    for prefix in _WRAPPERS:
+        if weights and not set(weights) & set(own) and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    missing, unknown = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    shapes = [
+        f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the net"
+        for name in own
+        if isinstance(own[name], Tensor) and name in weights and weights[name].shape != own[name].shape
+    ]
+    problems = [_listed("not in the file", missing), _listed("not in the net", unknown)] if strict else []
+    problems.append(_listed("of another shape", shapes))
+    if any(problems):
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}. {' '.join(filter(None, problems))}")
+    module.load_state_dict(weights, strict=strict)
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} {what}: {', '.join(names[:5])}{more}."
+
+
+@contextlib.contextmanager
+def _replaced(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside the wanted one, which takes its place when all is written and on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} could not be written: {_reason(error)}. What was there is unchanged.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name == "nt":  # pragma: no cover - directories cannot be opened there
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: BaseException) -> str:
+    # torch's own text says nothing; the reason of the system is the OSError behind it
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises nearly anything for a damaged file
+        if "Weights only load failed" in str(error) or "weights_only" in str(error):
+            raise CheckpointError(
+                f"{path} holds more than tensors and would run code when loaded; it was left alone. If it is a whole "
+                "net saved by torch.save(net, ...), save net.state_dict() instead."
+            ) from error
+        size = path.stat().st_size
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint ({size} bytes): {error or type(error).__name__}."
+        ) from error
+
+
+def _test_crc(path: Path) -> None:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise CheckpointError(f"{path} is damaged: the part {broken} has changed since it was written.")
