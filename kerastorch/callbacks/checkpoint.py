@@ -1,0 +1,73 @@
+"""When to write a checkpoint; how is checkpoint.py's affair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kerastorch import checkpoint
+from kerastorch.callbacks.monitor import Mode, Monitor
+from kerastorch.errors import did_you_mean
+from kerastorch.hooks import Callback
+
+
+class ModelCheckpoint(Callback):
+    """Writes the net, or the whole training state, after each epoch.
+
+    A file is whole or not there: it is written beside its place and moved there when it is on the disk.
+
+    Example:
+        >>> kt.callbacks.ModelCheckpoint("runs/cifar10_{epoch:02d}_{val_loss:.3f}.pt")
+        >>> kt.callbacks.ModelCheckpoint("best.pt", monitor="val_accuracy", save_best_only=True)
+
+    Args:
+        filepath: A pattern, filled in with `epoch` (from 1) and every value of the logs. Directories are made.
+        monitor: What decides which epoch is the best.
+        save_best_only: Write only when `monitor` is better than ever before; NaN never is. Where the logs do not have
+            it, every epoch is written, with a warning.
+        save_weights_only: Write the weights alone, not optimizer, counters and history. A `.safetensors` file always
+            holds weights alone.
+        mode: `"min"`, `"max"`, or `"auto"` to tell from the name.
+
+    Raises:
+        ValueError: Another mode; or a name in the pattern that the logs do not have, after the first epoch.
+    """
+
+    def __init__(
+        self,
+        filepath: str | Path,
+        monitor: str = "val_loss",
+        *,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: Mode = "auto",
+    ) -> None:
+        self.filepath = str(filepath)
+        self.save_best_only = save_best_only
+        self.save_weights_only = save_weights_only
+        self.monitor = Monitor(monitor, mode)
+
+    def __repr__(self) -> str:
+        return (
+            f"ModelCheckpoint({self.filepath!r}, {self.monitor.name!r}, save_best_only={self.save_best_only}, "
+            f"save_weights_only={self.save_weights_only}, mode={self.monitor.mode!r})"
+        )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Write, if this epoch is to be kept."""
+        if self.save_best_only and self.monitor.improves(logs) is False:
+            return
+        path = self._path(epoch, logs)
+        if self.save_weights_only or path.suffix == ".safetensors":
+            checkpoint.save_weights(self.run.state.module.state_dict(), path)
+        else:
+            checkpoint.save(self.run.state.state_dict(), path)
+
+    def _path(self, epoch: int, logs: dict[str, float]) -> Path:
+        try:
+            return Path(self.filepath.format(epoch=epoch + 1, **logs))
+        except KeyError as error:
+            name = str(error.args[0])
+            raise ValueError(
+                f"The file name {self.filepath!r} asks for {name!r}, which this epoch does not have."
+                f"{did_you_mean(name, logs)} There are epoch, {', '.join(logs)}."
+            ) from error

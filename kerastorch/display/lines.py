@@ -1,0 +1,22 @@
+"""One line per epoch."""
+
+from __future__ import annotations
+
+from kerastorch.history import format_number
+from kerastorch.hooks import Callback
+
+SPEED = ("lr", "seconds", "samples_per_second")
+
+
+def shown(logs: dict[str, float]) -> dict[str, float]:
+    """Return the values that people follow: loss and metrics, not rates and times."""
+    return {name: value for name, value in logs.items() if name not in SPEED}
+
+
+class EpochLines(Callback):
+    """Prints one line per epoch, for log files."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Print the line."""
+        values = " - ".join(f"{name}: {format_number(value)}" for name, value in shown(logs).items())
+        print(f"Epoch {epoch + 1}/{self.run.epochs} - {logs['seconds']:.1f}s - {values}", flush=True)

@@ -1,0 +1,157 @@
+"""Callbacks: what may be hooked in, and how the hooks are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from kerastorch.data import Batch
+from kerastorch.errors import did_you_mean
+from kerastorch.run import Run
+
+Logs = Mapping[str, float]
+HookName = Literal[
+    "on_train_begin",
+    "on_train_end",
+    "on_epoch_begin",
+    "on_epoch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_optimizer_step_begin",
+    "on_test_begin",
+    "on_test_end",
+    "on_test_batch_begin",
+    "on_test_batch_end",
+    "on_predict_begin",
+    "on_predict_end",
+    "on_predict_batch_begin",
+    "on_predict_batch_end",
+    "on_exception",
+    "prepare_batch",
+]
+HOOKS: tuple[HookName, ...] = get_args(HookName)
+
+
+class Callback:
+    """Something that happens during training. Override the hooks you need; the others cost nothing.
+
+    Epochs and batches are counted from 0. `logs` holds running values by name, such as `"loss"`; in the hooks of a
+    batch, reading a value waits for the device. What is written into the `logs` of `on_epoch_end` becomes part of the
+    history.
+
+    Example:
+        >>> class StopAtLoss(kt.Callback):
+        ...     def on_epoch_end(self, epoch, logs):
+        ...         if logs["loss"] < 0.1:
+        ...             self.run.stop("the loss is below 0.1")
+
+    Attributes:
+        run: The parts of this run: `run.state.optimizer`, `run.stop(reason)`.
+        model: The `kerastorch.Model`.
+    """
+
+    run: Run
+    model: nn.Module
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Before the first epoch."""
+
+    def on_train_end(self, logs: Logs) -> None:
+        """After the last epoch, whatever ended training, but not after an exception."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        """Before an epoch."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """After an epoch and its validation."""
+
+    def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
+        """Before a batch is trained on."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
+        """After a batch was trained on."""
+
+    def on_optimizer_step_begin(self, step: int) -> None:
+        """Gradients are complete; the optimizer is about to use them. Steps count from 0, from `compile` on."""
+
+    def on_test_begin(self, logs: Logs) -> None:
+        """Before an evaluation, also the validation of an epoch."""
+
+    def on_test_end(self, logs: Logs) -> None:
+        """After an evaluation, with its values."""
+
+    def on_test_batch_begin(self, batch: int, logs: Logs) -> None:
+        """Before a batch is evaluated."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs) -> None:
+        """After a batch was evaluated."""
+
+    def on_predict_begin(self, logs: Logs) -> None:
+        """Before a prediction."""
+
+    def on_predict_end(self, logs: Logs) -> None:
+        """After a prediction."""
+
+    def on_predict_batch_begin(self, batch: int, logs: Logs) -> None:
+        """Before a batch is predicted."""
+
+    def on_predict_batch_end(self, batch: int, logs: Logs) -> None:
+        """After a batch was predicted."""
+
+    def on_exception(self, error: BaseException) -> None:
+        """Training, evaluation or prediction ends with an exception; close what is open."""
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Return the batch to use instead: moved, mixed or transformed."""
+        return batch
+
+
+class Hooks:
+    """The callbacks of one run, in order; which of them listen to what is found out once.
+
+    Raises:
+        TypeError: Something is no Callback.
+        AttributeError: A callback has a method `on_...` that no hook is called.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback], run: Run, model: nn.Module) -> None:
+        self.callbacks = list(callbacks)
+        for callback in self.callbacks:
+            _check(callback)
+            callback.run = run
+            callback.model = model
+        self._listeners = {
+            name: tuple(getattr(callback, name) for callback in self.callbacks if _overrides(callback, name))
+            for name in HOOKS
+        }
+        self.prepares = bool(self._listeners["prepare_batch"])
+
+    def emit(self, name: HookName, *arguments: Any) -> None:
+        """Call a hook of every callback that listens to it."""
+        for listener in self._listeners[name]:
+            listener(*arguments)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Hand a batch through every `prepare_batch`."""
+        for prepare in self._listeners["prepare_batch"]:
+            batch = prepare(batch)
+        return batch
+
+
+def _overrides(callback: Callback, name: str) -> bool:
+    return name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name)
+
+
+def _check(callback: Any) -> None:
+    if isinstance(callback, type) and issubclass(callback, Callback):
+        raise TypeError(f"The callback {callback.__name__} is a class; pass an object: {callback.__name__}(...).")
+    if not isinstance(callback, Callback):
+        raise TypeError(
+            f"A callback is a kerastorch.Callback; got {callback!r}. For a function: LambdaCallback(on_epoch_end=f)."
+        )
+    for name in dir(type(callback)):
+        if name.startswith("on_") and name not in HOOKS:
+            owner = type(callback).__name__
+            raise AttributeError(f"{owner}.{name} is no hook and would never be called.{did_you_mean(name, HOOKS)}")

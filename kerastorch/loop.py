@@ -1,0 +1,146 @@
+"""The text of training.
+
+    fit
+    ├─ on_train_begin
+    ├─ epoch
+    │  ├─ on_epoch_begin
+    │  ├─ batch
+    │  │  ├─ prepare_batch               moved to the device, one ahead of use where that helps
+    │  │  ├─ on_train_batch_begin
+    │  │  ├─ step: forward, loss, backward, on_optimizer_step_begin, update, sums
+    │  │  └─ on_train_batch_end
+    │  ├─ validation
+    │  │  ├─ on_test_begin
+    │  │  ├─ batch: on_test_batch_begin, forward, loss, sums, on_test_batch_end
+    │  │  └─ on_test_end
+    │  └─ on_epoch_end
+    └─ on_train_end                       or on_exception
+
+It knows no device, process, file or screen; callbacks and the strategy do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kerastorch import isolate
+from kerastorch.data import Batch
+from kerastorch.errors import add_note
+from kerastorch.history import History
+from kerastorch.hooks import Hooks
+from kerastorch.run import Run
+from kerastorch.tree import concatenate
+
+
+def fit(run: Run, hooks: Hooks) -> History:
+    """Train for the epochs that are left; return what happened."""
+    state = run.state
+    with explained(run, hooks), isolate.training(state.module):
+        hooks.emit("on_train_begin", {})
+        for epoch in range(state.epoch, run.epochs):
+            train_epoch(run, hooks, epoch)
+            if run.interrupted:
+                break
+            logs = state.metrics.result(run.strategy.total)  # the only sync of the epoch
+            speed = state.speed()
+            if run.validates(epoch):
+                logs |= {f"val_{name}": value for name, value in test_epoch(run, hooks).items()}
+            if run.interrupted:
+                break
+            logs |= speed
+            state.finish_epoch(logs)
+            hooks.emit("on_epoch_end", epoch, logs)
+            if run.stop_reason:
+                break
+        hooks.emit("on_train_end", state.history.rows[-1] if state.history.rows else {})
+    return state.history
+
+
+def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
+    """Train on every batch once, from the first that is not finished."""
+    state, data = run.state, run.train_data
+    if state.batch == 0:
+        state.begin_epoch()
+        hooks.emit("on_epoch_begin", epoch, {})
+    for batch in prepared(run, hooks, data.batches(epoch)):
+        hooks.emit("on_train_batch_begin", batch.index, {})
+        run.train_step(batch)
+        state.batch = batch.index + 1
+        hooks.emit("on_train_batch_end", batch.index, state.metrics)  # reading it is a sync, passing it is none
+        if run.stop_reason:
+            return
+    if state.batch == 0:
+        run.run_dry(data)
+
+
+def evaluate(run: Run, hooks: Hooks) -> dict[str, float]:
+    """Return loss and metrics over all data."""
+    with explained(run, hooks):
+        return test_epoch(run, hooks)
+
+
+def test_epoch(run: Run, hooks: Hooks) -> dict[str, float]:
+    """Evaluate every batch once. Net, modes and random numbers are afterwards as they were."""
+    metrics, data = run.val_metrics, run.val_data
+    metrics.reset()
+    with isolate.evaluation(run.state.module):
+        hooks.emit("on_test_begin", {})
+        for batch in prepared(run, hooks, data.batches(0)):
+            hooks.emit("on_test_batch_begin", batch.index, {})
+            run.evaluate_step(batch)
+            hooks.emit("on_test_batch_end", batch.index, metrics)
+            if run.interrupted:
+                break
+        if not metrics:
+            run.run_dry(data)
+        logs = metrics.result(run.strategy.total)
+        hooks.emit("on_test_end", logs)
+    return logs
+
+
+def predict(run: Run, hooks: Hooks) -> Any:
+    """Return the outputs for all data in their order, on the CPU."""
+    outputs, data = [], run.val_data
+    with explained(run, hooks), isolate.evaluation(run.state.module):
+        hooks.emit("on_predict_begin", {})
+        for batch in prepared(run, hooks, data.batches(0)):
+            hooks.emit("on_predict_batch_begin", batch.index, {})
+            outputs.append(run.predict_step(batch))
+            hooks.emit("on_predict_batch_end", batch.index, {})
+        if not outputs:
+            run.run_dry(data)
+        hooks.emit("on_predict_end", {})
+        return concatenate(outputs)
+
+
+def prepared(run: Run, hooks: Hooks, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Hand batches through `prepare_batch`, one ahead of use where the run says so.
+
+    Not ahead on the CPU: reading the next batch there draws random numbers that the present step has yet to draw.
+    """
+    waiting: Batch | None = None
+    for batch in batches:
+        ready: Batch | None = hooks.prepare(batch) if hooks.prepares else batch
+        if run.lookahead:
+            ready, waiting = waiting, ready
+        if ready is not None:
+            run.current = ready
+            yield ready
+    if waiting is not None:
+        run.current = waiting
+        yield waiting
+    run.current = None
+
+
+@contextmanager
+def explained(run: Run, hooks: Hooks) -> Iterator[None]:
+    """Tell callbacks of an exception, and the exception of the batch that it happened in."""
+    try:
+        yield
+    except BaseException as error:
+        if run.current is not None and isinstance(error, Exception):
+            add_note(error, run.explanation(run.current))
+        hooks.emit("on_exception", error)
+        raise

@@ -1,0 +1,98 @@
+"""The parts of one call of fit, evaluate or predict, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kerastorch.data import Batch, DataSource, NoData
+from kerastorch.errors import DataError
+from kerastorch.losses import Loss
+from kerastorch.metrics import MetricSet
+from kerastorch.state import TrainState
+from kerastorch.strategy import Single, Strategy
+
+
+def _unset(batch: Batch) -> Any:
+    raise RuntimeError("this run has no such step")
+
+
+@dataclass
+class Run:
+    """What the loop works with. Callbacks reach it as `self.run`.
+
+    Attributes:
+        state: What training changes.
+        strategy: How a step runs.
+        loss: The loss; None in `predict`.
+        train_data: What is trained on.
+        val_data: What is evaluated or predicted.
+        val_metrics: Loss and metrics of the running validation.
+        epochs: The epoch to end before, counted from 0.
+        validation_freq: Validate after every so many epochs.
+        log_step_freq: Tell of every so many steps; None for never.
+        lookahead: Prepare a batch while the one before it is worked on; a transfer to an accelerator sets it.
+        device: Where the net is.
+        stop_reason: Why training ends early; None as long as it does not.
+        interrupted: It ends inside the epoch, which then is not finished.
+        current: The batch that is worked on, for the note on an error.
+        call: The net as a function of a batch's `x`; decided at the first batch.
+        unchecked: Whether the first batch of `"train"` and `"test"` data is still to be looked at.
+    """
+
+    state: TrainState
+    strategy: Strategy = field(default_factory=Single)
+    loss: Loss | None = None
+    train_data: DataSource = field(default_factory=NoData)
+    val_data: DataSource = field(default_factory=NoData)
+    val_metrics: MetricSet = field(default_factory=lambda: MetricSet({}))
+    epochs: int = 1
+    validation_freq: int = 1
+    log_step_freq: int | None = None
+    lookahead: bool = False
+    device: torch.device | None = None
+    train_step: Callable[[Batch], None] = _unset
+    evaluate_step: Callable[[Batch], None] = _unset
+    predict_step: Callable[[Batch], Any] = _unset
+    stop_reason: str | None = None
+    interrupted: bool = False
+    current: Batch | None = None
+    call: Callable[[Any], Any] | None = None
+    unchecked: set[str] = field(default_factory=lambda: {"train", "test"})
+
+    def stop(self, reason: str) -> None:
+        """End training after this batch; validation and the end of the epoch still come."""
+        self.stop_reason = self.stop_reason or reason
+
+    def interrupt(self, reason: str) -> None:
+        """End training after this batch, whatever it is a part of."""
+        self.stop(reason)
+        self.interrupted = True
+
+    def validates(self, epoch: int) -> bool:
+        """Whether this epoch, from 0, is followed by a validation."""
+        return not isinstance(self.val_data, NoData) and (epoch + 1) % self.validation_freq == 0
+
+    def explanation(self, batch: Batch) -> str:
+        """Say in one line where an error came up, for the end of its traceback."""
+        place = "" if isinstance(self.train_data, NoData) else f"epoch {self.state.epoch + 1}, "
+        return f"kerastorch: {place}batch {batch.index + 1} of its data: {batch.describe()}"
+
+    def farewell(self) -> str:
+        """Say why and where training ended early, and what is left."""
+        state = self.state
+        where = f"in epoch {state.epoch + 1}" + (f" after batch {state.batch}" if state.batch else "")
+        return f"Stopped by {self.stop_reason} {where}. The history has {len(state.history)} finished epochs."
+
+    def run_dry(self, data: DataSource) -> None:
+        """An epoch had no batch: end the run if it has learned something, else say so.
+
+        Raises:
+            DataError: There never was a batch.
+        """
+        if not self.state.history.epoch:
+            raise DataError(f"{data.name} gave no batch at all; it is empty, or an iterator that was read before.")
+        self.interrupt(f"the end of {data.name}")

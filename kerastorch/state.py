@@ -1,0 +1,72 @@
+"""Everything that training changes, and so everything that a checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from kerastorch.history import History
+from kerastorch.metrics import MetricSet
+
+
+@dataclass
+class TrainState:
+    """Net, optimizer, sums and counters. Counters count what is finished, so they are right at any moment.
+
+    Attributes:
+        module: The net.
+        optimizer: Its optimizer; None for a net that is only used.
+        metrics: Loss and metrics of the running epoch.
+        history: Finished epochs of this `fit`.
+        epoch: Epochs finished; also the number of the running one, from 0.
+        batch: Batches finished in the running epoch.
+        step: Optimizer steps since `compile`.
+    """
+
+    module: nn.Module
+    optimizer: Optimizer | None
+    metrics: MetricSet
+    history: History = field(default_factory=History)
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    _started: float = 0.0
+
+    def begin_fit(self, epoch: int) -> None:
+        """Begin a history, and count epochs from this one."""
+        self.history = History()
+        self.epoch = epoch
+        self.batch = 0
+
+    def begin_epoch(self) -> None:
+        """Forget the sums of the last epoch, start the clock."""
+        self.metrics.reset()
+        self._started = perf_counter()
+
+    def speed(self) -> dict[str, float]:
+        """Return learning rate, seconds since the epoch began, and samples per second.
+
+        The seconds are right only after a wait for the device.
+        """
+        seconds = perf_counter() - self._started
+        rate = {} if self.optimizer is None else {"lr": float(self.optimizer.param_groups[0]["lr"])}
+        return rate | {"seconds": seconds, "samples_per_second": self.metrics.samples / max(seconds, 1e-9)}
+
+    def finish_epoch(self, logs: dict[str, float]) -> None:
+        """Count the epoch, and keep its values."""
+        self.history.append(self.epoch, logs)
+        self.epoch += 1
+        self.batch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain containers and tensors: the net under `"model"`, with its own names."""
+        return {
+            "model": self.module.state_dict(),
+            "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+            "progress": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
+            "history": {"epoch": list(self.history.epoch), "rows": [dict(row) for row in self.history.rows]},
+        }
