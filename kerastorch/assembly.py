@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,22 @@ class Session:
                 f"{what} needs a loss. First type model.compile(loss=..., optimizer=..., metrics=...)."
             )
         return self.recipe
+
+    def present(self, what: str) -> tuple[Run, Hooks]:
+        """Return the present run.
+
+        Raises:
+            NotCompiledError: There is none.
+        """
+        if self.running is None:
+            raise NotCompiledError(f"{what} is a part of fit and evaluate; for one batch type train_on_batch(x, y).")
+        return self.running
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; made when first needed."""
+        self.compiled("optimizer")
+        return cast(Optimizer, self.state.optimizer)
 
     @property
     def state(self) -> TrainState:

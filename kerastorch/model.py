@@ -13,10 +13,8 @@ from torch.optim import Optimizer
 from kerastorch import assembly, checkpoint, checks, isolate, loop, resolve, step
 from kerastorch.data import Batch
 from kerastorch.display import Verbose
-from kerastorch.errors import NotCompiledError
 from kerastorch.history import History
-from kerastorch.hooks import Callback, Hooks
-from kerastorch.run import Run
+from kerastorch.hooks import Callback
 from kerastorch.signals import graceful_interrupt
 from kerastorch.summary import summary as print_summary
 from kerastorch.tree import map_leaves
@@ -233,13 +231,13 @@ class Model(Wrapper):
             `{name: value}`, each the mean over the batch, as numbers or tensors. None from this ordinary step, which
             has noted loss and metrics itself.
         """
-        run, hooks = self._in_run("train_step")
+        run, hooks = self._session.present("train_step")
         step.train_step(run, hooks, batch)
         return None
 
     def evaluate_step(self, batch: Batch) -> Mapping[str, Any] | None:
         """Evaluate one batch; override it for a step of your own. As `train_step`, without training."""
-        run, _ = self._in_run("evaluate_step")
+        run, _ = self._session.present("evaluate_step")
         step.evaluate_step(run, batch)
         return None
 
@@ -288,20 +286,11 @@ class Model(Wrapper):
     @property
     def optimizer(self) -> Optimizer:
         """The optimizer, with its state."""
-        self._session.compiled("optimizer")
-        optimizer = self._session.state.optimizer
-        if optimizer is None:
-            raise NotCompiledError("There is no optimizer.")
-        return optimizer
+        return self._session.optimizer
 
     def _override(self, name: str) -> Callable[..., Any] | None:
         own = getattr(type(self), name) is not getattr(Model, name)
         return getattr(self, name) if own else None
-
-    def _in_run(self, what: str) -> tuple[Run, Hooks]:
-        if self._session.running is None:
-            raise NotCompiledError(f"{what} is a part of fit and evaluate; for one batch type train_on_batch(x, y).")
-        return self._session.running
 
 
 def _either(name: str, value: Any, other: str, other_value: Any) -> Any:

@@ -1,0 +1,13 @@
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with MNIST and CIFAR-10."""
+    folder = os.environ.get("KERASTORCH_DATA")
+    if not folder:
+        pytest.skip("KERASTORCH_DATA is not set: no MNIST / CIFAR-10 here")
+    return Path(folder)

@@ -1,0 +1,86 @@
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import kerastorch as kt
+from kerastorch.hooks import HOOKS, Callback, Hooks
+
+
+def test_every_hook_is_a_documented_method_of_callback():
+    methods = {
+        name for name, value in vars(Callback).items() if inspect.isfunction(value) and not name.startswith("__")
+    }
+    assert methods == set(HOOKS)
+    assert all(getattr(Callback, name).__doc__ for name in HOOKS)
+
+
+def test_only_overridden_hooks_are_called():
+    calls = []
+
+    class One(Callback):
+        def on_epoch_end(self, epoch, logs):
+            calls.append((epoch, logs))
+
+    hooks = Hooks([One(), Callback()], run=None, model=None)
+    for name in HOOKS:
+        hooks.emit(name, 1, {}) if name == "on_epoch_end" else hooks.emit(name)
+    assert calls == [(1, {})]
+    assert not hooks.prepares
+
+
+def test_callbacks_are_called_in_their_order_and_know_run_and_model():
+    calls = []
+
+    class Named(Callback):
+        def __init__(self, name):
+            self.name = name
+
+        def on_train_begin(self, logs):
+            calls.append((self.name, self.run, self.model))
+
+    Hooks([Named("a"), Named("b")], run="the run", model="the model").emit("on_train_begin", {})
+    assert calls == [("a", "the run", "the model"), ("b", "the run", "the model")]
+
+
+def test_prepare_batch_goes_through_every_callback():
+    class Add(Callback):
+        def prepare_batch(self, batch):
+            return batch + 1
+
+    hooks = Hooks([Add(), Callback(), Add()], run=None, model=None)
+    assert hooks.prepares
+    assert hooks.prepare(1) == 3
+
+
+def test_a_misspelt_hook_is_an_error_with_a_suggestion():
+    class Typo(Callback):
+        def on_epoch_ends(self, epoch, logs):
+            pass
+
+    with pytest.raises(AttributeError, match=r"Typo\.on_epoch_ends is no hook .* Did you mean 'on_epoch_end'\?"):
+        Hooks([Typo()], run=None, model=None)
+
+
+def test_what_is_no_callback_is_an_error():
+    with pytest.raises(TypeError, match=r"A callback is a kerastorch\.Callback; got 3"):
+        Hooks([3], run=None, model=None)
+
+
+def test_functions_as_callbacks():
+    calls = []
+    callback = kt.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: calls.append(epoch), on_train_begin=lambda logs: calls.append("begin")
+    )
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    model.fit(2, (torch.zeros(4, 2), torch.zeros(4, 1)), callbacks=[callback], verbose=0)
+    assert calls == ["begin", 0, 1]
+
+
+def test_functions_for_hooks_that_do_not_exist_are_an_error():
+    with pytest.raises(TypeError, match=r"There is no hook 'on_epoch_stop'\. Did you mean 'on_epoch_"):
+        kt.callbacks.LambdaCallback(on_epoch_stop=print)
+    with pytest.raises(TypeError, match="on_epoch_end is a function; got 3"):
+        kt.callbacks.LambdaCallback(on_epoch_end=3)
