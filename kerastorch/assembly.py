@@ -24,6 +24,7 @@ from kerastorch.resolve import Recipe
 from kerastorch.run import Run
 from kerastorch.state import TrainState
 from kerastorch.strategy import Single, Strategy
+from kerastorch.wrapper import Wrapper
 
 OwnStep = Callable[..., Any] | None
 
@@ -32,8 +33,7 @@ class Session:
     """What a model keeps from one call to the next.
 
     Args:
-        model: Handed to the callbacks.
-        net: What is trained.
+        model: What is trained, and handed to the callbacks.
         train_step: The user's own step, where there is one.
         evaluate_step: Likewise.
 
@@ -42,11 +42,10 @@ class Session:
         running: The present run, with its callbacks.
     """
 
-    def __init__(self, model: nn.Module, net: nn.Module, train_step: OwnStep, evaluate_step: OwnStep) -> None:
+    def __init__(self, model: Wrapper, train_step: OwnStep, evaluate_step: OwnStep) -> None:
         self.recipe: Recipe | None = None
         self.running: tuple[Run, Hooks] | None = None
         self._model = model
-        self._net = net
         self._own_steps = train_step, evaluate_step
         self._strategy: Strategy = Single()
         self._state: TrainState | None = None
@@ -93,7 +92,7 @@ class Session:
             MismatchError: The optimizer trains another net.
         """
         if self._state is None:
-            module = self._strategy.wrap(self._net)
+            module = self._strategy.wrap(self._model.module)
             optimizer = None if self.recipe is None else _built(self.recipe.optimizer, module)
             self._state = TrainState(module, optimizer, MetricSet({} if self.recipe is None else self.recipe.metrics))
         return self._state

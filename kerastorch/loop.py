@@ -44,12 +44,12 @@ def fit(run: Run, hooks: Hooks) -> History:
             if run.interrupted:
                 break
             logs = state.metrics.result(run.strategy.total)  # the only sync of the epoch
-            speed = state.speed()
+            state.note_speed()
             if run.validates(epoch):
                 logs |= {f"val_{name}": value for name, value in test_epoch(run, hooks).items()}
             if run.interrupted:
                 break
-            logs |= speed
+            logs |= state.figures()
             state.finish_epoch(logs)
             hooks.emit("on_epoch_end", epoch, logs)
             if run.stop_reason:
@@ -70,7 +70,8 @@ def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
         state.batch = batch.index + 1
         hooks.emit("on_train_batch_end", batch.index, state.metrics)  # reading it is a sync, passing it is none
         if run.stop_reason:
-            return
+            run.current = None  # what fails from here on is no batch's affair
+            break
     if state.batch == 0:
         run.run_dry(data)
 
@@ -92,6 +93,7 @@ def test_epoch(run: Run, hooks: Hooks) -> dict[str, float]:
             run.evaluate_step(batch)
             hooks.emit("on_test_batch_end", batch.index, metrics)
             if run.interrupted:
+                run.current = None
                 break
         if not metrics:
             run.run_dry(data)

@@ -44,7 +44,7 @@ class Model(Wrapper):
         super().__init__(net)
         self.history = History()
         steps = self._override("train_step"), self._override("evaluate_step")
-        self._session = assembly.Session(self, self.module, *steps)
+        self._session = assembly.Session(self, *steps)
 
     def compile(
         self,

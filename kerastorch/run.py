@@ -85,14 +85,15 @@ class Run:
         """Say why and where training ended early, and what is left."""
         state = self.state
         where = f"in epoch {state.epoch + 1}" + (f" after batch {state.batch}" if state.batch else "")
-        return f"Stopped by {self.stop_reason} {where}. The history has {len(state.history)} finished epochs."
+        finished = len(state.history)
+        return f"Stopped by {self.stop_reason} {where}. The history keeps {finished} finished epoch{'s'[: finished != 1]}."
 
     def run_dry(self, data: DataSource) -> None:
-        """An epoch had no batch: end the run if it has learned something, else say so.
+        """An epoch had no batch: end training if it has learned something, else say so.
 
         Raises:
             DataError: There never was a batch.
         """
-        if not self.state.history.epoch:
+        if isinstance(self.train_data, NoData) or not self.state.history.epoch:
             raise DataError(f"{data.name} gave no batch at all; it is empty, or an iterator that was read before.")
         self.interrupt(f"the end of {data.name}")

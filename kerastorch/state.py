@@ -35,6 +35,7 @@ class TrainState:
     batch: int = 0
     step: int = 0
     _started: float = 0.0
+    _speed: float = 0.0
 
     def begin_fit(self, epoch: int) -> None:
         """Begin a history, and count epochs from this one."""
@@ -47,14 +48,14 @@ class TrainState:
         self.metrics.reset()
         self._started = perf_counter()
 
-    def speed(self) -> dict[str, float]:
-        """Return learning rate, seconds since the epoch began, and samples per second.
+    def note_speed(self) -> None:
+        """Note the samples per second of the epoch; right after a wait for the device, and before the validation."""
+        self._speed = self.metrics.samples / max(perf_counter() - self._started, 1e-9)
 
-        The seconds are right only after a wait for the device.
-        """
-        seconds = perf_counter() - self._started
+    def figures(self) -> dict[str, float]:
+        """Return learning rate of the first group, seconds since the epoch began, samples trained on per second."""
         rate = {} if self.optimizer is None else {"lr": float(self.optimizer.param_groups[0]["lr"])}
-        return rate | {"seconds": seconds, "samples_per_second": self.metrics.samples / max(seconds, 1e-9)}
+        return rate | {"seconds": perf_counter() - self._started, "samples_per_second": self._speed}
 
     def finish_epoch(self, logs: dict[str, float]) -> None:
         """Count the epoch, and keep its values."""

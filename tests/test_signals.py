@@ -87,7 +87,7 @@ def fit_and_interrupt(at):
 
 def test_ctrl_c_in_the_middle_of_an_epoch_or_of_a_validation_leaves_no_half_epoch(capfd):
     assert len(fit_and_interrupt("on_train_batch_begin").history) == 0
-    assert "Stopped by Ctrl-C in epoch 1 after batch 1. The history has 0 finished epochs." in capfd.readouterr().out
+    assert "Stopped by Ctrl-C in epoch 1 after batch 1. The history keeps 0 finished epochs." in capfd.readouterr().out
     assert len(fit_and_interrupt("on_test_batch_begin").history) == 0
     assert len(fit_and_interrupt("on_epoch_end").history) == 1
 

@@ -1,0 +1,88 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from kerastorch.errors import NotCompiledError
+from kerastorch.metrics import MetricSet
+from kerastorch.step import bind, by_batch, detached, loss_of, own_train_step, train_step
+
+
+class Record(nn.Module):
+    def forward(self, first, second=None, *, flag=None):
+        return first, second, flag
+
+
+class Anything(nn.Module):
+    def forward(self, *places, **names):
+        return places, names
+
+
+def test_a_tuple_spreads_over_positional_parameters():
+    assert bind(Record(), (1, 2))((1, 2)) == (1, 2, None)
+    assert bind(Record(), [1])([1]) == (1, None, None)
+    assert bind(Anything(), (1, 2, 3))((1, 2, 3)) == ((1, 2, 3), {})
+
+
+def test_a_tuple_that_is_too_long_goes_in_whole():
+    assert bind(Record(), (1, 2, 3))((1, 2, 3)) == ((1, 2, 3), None, None)
+
+
+def test_a_dict_spreads_over_the_parameters_of_its_names():
+    assert bind(Record(), {"first": 1, "flag": 2})({"first": 1, "flag": 2}) == (1, None, 2)
+    assert bind(Anything(), {"any": 1})({"any": 1}) == ((), {"any": 1})
+
+
+def test_a_dict_with_other_names_goes_in_whole():
+    assert bind(Record(), {"other": 1})({"other": 1}) == ({"other": 1}, None, None)
+
+
+def test_a_tensor_and_what_moves_itself_go_in_whole():
+    packed = nn.utils.rnn.pack_sequence([torch.zeros(2, 1)])
+    assert bind(Record(), torch.zeros(1))(3) == (3, None, None)
+    assert bind(Record(), packed)(packed)[0] is packed
+
+
+def test_hooks_of_the_net_run():
+    calls = []
+    net = Record()
+    net.register_forward_hook(lambda *arguments: calls.append(1))
+    bind(net, (1, 2))((1, 2))
+    bind(net, 1)(1)
+    assert calls == [1, 1]
+
+
+def test_detached_cuts_every_tensor_off_its_graph():
+    leaf = torch.ones(2, requires_grad=True)
+    result = detached({"a": leaf * 2, "b": [leaf, "text"]})
+    assert not result["a"].requires_grad
+    assert not result["b"][0].requires_grad
+    assert result["b"][1] == "text"
+    assert not detached(leaf).requires_grad
+
+
+def test_a_step_without_optimizer_or_loss_says_so():
+    run = SimpleNamespace(state=SimpleNamespace(optimizer=None), loss=None)
+    with pytest.raises(NotCompiledError, match="without an optimizer"):
+        train_step(run, None, None)
+    with pytest.raises(NotCompiledError, match="without a loss"):
+        loss_of(run, None, None, "train")
+
+
+def test_own_steps_are_called_by_batch_or_by_features_and_labels():
+    batch = SimpleNamespace(x=1, y=2, size=4)
+    assert by_batch(lambda features, labels: (features, labels))(batch) == (1, 2)
+    assert by_batch(lambda it: it)(batch) is batch
+
+
+def test_an_own_step_that_called_the_ordinary_one_is_not_counted_twice():
+    state = SimpleNamespace(step=0, metrics=MetricSet({}))
+    run = SimpleNamespace(state=state)
+    batch = SimpleNamespace(x=1, y=2, size=4)
+    own_train_step(run, lambda it: None, batch)
+    assert state.step == 0
+    assert not state.metrics
+    own_train_step(run, lambda it: {"loss": 3.0}, batch)
+    assert state.step == 1
+    assert dict(state.metrics) == {"loss": 3.0}
