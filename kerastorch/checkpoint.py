@@ -111,6 +111,10 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Pa
         for name in own
         if isinstance(own[name], Tensor) and name in weights and weights[name].shape != own[name].shape
     ]
+    if strict and len(missing) == len(own) and unknown:
+        raise CheckpointError(
+            f"{source} does not fit {type(module).__name__}: no name agrees. It has {unknown[0]}, the net has {missing[0]}."
+        )
     problems = [_listed("not in the file", missing), _listed("not in the net", unknown)] if strict else []
     problems.append(_listed("of another shape", shapes))
     if any(problems):

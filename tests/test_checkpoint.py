@@ -191,6 +191,13 @@ def test_names_that_differ_are_listed_and_the_net_is_as_it_was():
     assert torch.equal(net[1].weight, before[2])
 
 
+def test_weights_of_quite_another_net_are_told_from_a_few_that_differ():
+    with pytest.raises(
+        CheckpointError, match=r"a\.pt does not fit Linear: no name agrees\. It has a, the net has bias\."
+    ):
+        checkpoint.load_into(nn.Linear(1, 1), {"b": torch.zeros(1), "a": torch.zeros(1)}, "a.pt")
+
+
 @pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict"])
 def test_weights_are_found_in_a_training_state(key):
     weights = {"weight": torch.zeros(1)}

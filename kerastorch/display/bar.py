@@ -81,7 +81,7 @@ class ProgressBar(Callback):
         self._close()
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[values]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
@@ -101,7 +101,7 @@ class ProgressBar(Callback):
         self._next = now + _INTERVAL
         values = [f"{name} {format_number(value)}" for name, value in logs.items()]
         if isinstance(logs, MetricSet):
-            values.append(f"{logs.samples / max(now - self._began, 1e-9):,.0f} samples/s")
+            values.append(f"{logs.samples / max(now - self._began, 1e-9):,.0f}/s")
         self._progress.update(self._task, completed=batch + 1, values="  ".join(values), refresh=True)
 
     def _close(self) -> None:

@@ -169,7 +169,7 @@ def test_on_a_terminal_there_is_a_bar_and_one_row_per_epoch():
         "validation",
         "evaluate",
         "predict",
-        "samples/s",
+        "/s",
         "3/3",
         "loss ",
         "accuracy ",
