@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -21,10 +24,10 @@ def first_batch(loss: Loss, output: Any, batch: Batch) -> None:
     Raises:
         MismatchError: They do not fit; the text says what to type.
     """
-    if batch.y is None:
+    if batch.y is None and loss.is_torch:
         raise MismatchError(
             f"The loss {loss.name} needs targets, but batch {batch.index} has none: {batch.describe()}. "
-            "Batches are (x, y) or (x, y, sample_weight)."
+            "Batches are (x, y) or (x, y, sample_weight); whole tensors or arrays go into a tuple: fit(3, (x, y))."
         )
     if not isinstance(output, Tensor) or not isinstance(batch.y, Tensor):
         return
@@ -37,6 +40,12 @@ def first_batch(loss: Loss, output: Any, batch: Batch) -> None:
         _labels(loss, output, target)
     elif loss.by_element:
         _elements(loss, output, target)
+    elif sorted((output.shape, target.shape)) == [(len(output),), (len(output), 1)] and len(output) > 1:
+        warnings.warn(
+            f"{_both(output, target)}: if the loss {loss.name} compares element by element, torch compares each with "
+            "each. Type y.unsqueeze(-1), or output.squeeze(-1) at the end of forward.",
+            stacklevel=2,
+        )
 
 
 def _labels(loss: Loss, output: Tensor, target: Tensor) -> None:
@@ -55,12 +64,13 @@ def _labels(loss: Loss, output: Tensor, target: Tensor) -> None:
         hint = " Type y.squeeze(1)." if tuple(target.shape) == (expected[0], 1, *expected[1:]) else ""
         hint = " One-hot labels: type y.argmax(1), or y.float()." if target.shape == output.shape else hint
         raise MismatchError(f"{loss.name} needs labels of the shape {expected}; got {_both(output, target)}.{hint}")
-    if target.dtype not in (torch.int64, torch.uint8):
+    if target.dtype != torch.int64 and not (target.dtype == torch.uint8 and target.ndim == 1):  # as torch has it
         raise MismatchError(f"{loss.name} needs labels as int64; got {describe(target)}. Type y.long().")
     _range(loss, target, classes)
 
 
 def _range(loss: Loss, target: Tensor, classes: int) -> None:
+    target = target.long()  # as bytes, 156 would be -100
     labels = target[target != loss.ignore_index]
     if not labels.numel():
         return
@@ -89,7 +99,7 @@ def _elements(loss: Loss, output: Tensor, target: Tensor) -> None:
         elif target.shape == (*output.shape, 1):
             hint = "Type y.squeeze(-1) for the targets."
         elif output.numel() == target.numel():
-            hint = f"Type y.reshape{tuple(output.shape)}."
+            hint = f"Type y.reshape({', '.join(map(str, (-1, *output.shape[1:])))})."
         raise MismatchError(
             f"{loss.name} compares element by element, so output and target need one shape; got "
             f"{_both(output, target)}. torch would compare each with each without a word. {hint}"
@@ -105,6 +115,8 @@ def _elements(loss: Loss, output: Tensor, target: Tensor) -> None:
 
 
 def _within(values: Tensor, what: str, name: str, hint: str) -> None:
+    if not values.numel():
+        return
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 1:
         raise MismatchError(f"{name} needs {what} between 0 and 1; got {low:.3g} to {high:.3g}. {hint}")
@@ -118,7 +130,11 @@ def loss_value(value: Any, name: str, *, training: bool) -> None:
     """
     if not isinstance(value, Tensor) or value.ndim:
         got = describe(value) if isinstance(value, Tensor) else repr(value)
-        hint = " Leave out reduction='none'." if isinstance(value, Tensor) else " Compute it with torch."
+        hint = (
+            " Type loss.mean(), or leave out reduction='none'."
+            if isinstance(value, Tensor)
+            else " Compute it with torch."
+        )
         raise MismatchError(f"The loss {name} must be one number, a tensor without dimensions; got {got}.{hint}")
     if training and not value.requires_grad:
         raise MismatchError(
@@ -134,7 +150,7 @@ def epochs(count: Any, initial: Any) -> None:
         TypeError: `count` is no whole number; often the data were given first.
         ValueError: There is none.
     """
-    if isinstance(count, bool) or not isinstance(count, int):
+    if isinstance(count, bool) or not isinstance(count, Integral):
         raise TypeError(
             f"epochs is a whole number and comes first: fit(3, dl_train, dl_val); got {type(count).__name__}."
         )
@@ -155,8 +171,37 @@ def positive(**numbers: int | None) -> None:
             raise ValueError(f"{name} is at least 1; got {number}.")
 
 
+def same_parameters(module: nn.Module, before: list[nn.Parameter]) -> None:
+    """See that a net has no parameter that it did not have when its optimizer was built.
+
+    Raises:
+        MismatchError: It has, and that would not be trained.
+    """
+    known = {id(parameter) for parameter in before}
+    new = [name for name, parameter in module.named_parameters() if id(parameter) not in known]
+    if new:
+        raise MismatchError(
+            f"The net has new parameters, {new[0]} for one, which its optimizer does not know. "
+            "Call model.compile(...) again after the last change of layers."
+        )
+
+
+def needs_no_closure(optimizer: Optimizer) -> None:
+    """See that `optimizer.step()` can be called as it is.
+
+    Raises:
+        MismatchError: It needs a closure.
+    """
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise MismatchError(
+            f"{type(optimizer).__name__} evaluates the loss several times a step, through a closure. "
+            "Subclass kt.Model, override train_step(batch), and call self.optimizer.step(closure) there."
+        )
+
+
 def optimizer_fits(optimizer: Optimizer, module: nn.Module) -> None:
-    """See that an optimizer trains parameters of this net.
+    """See that an optimizer trains parameters of this net, and warn where it holds others in place of some.
 
     Raises:
         MismatchError: It holds none of them.
@@ -166,6 +211,14 @@ def optimizer_fits(optimizer: Optimizer, module: nn.Module) -> None:
         raise MismatchError(
             f"The optimizer {type(optimizer).__name__} holds no parameter of this net, so nothing would be trained. "
             "Build it from model.parameters(), after the last change of layers."
+        )
+    own = {id(parameter): name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    left_out = [name for key, name in own.items() if key not in held]
+    if left_out and held - {id(parameter) for parameter in module.parameters()}:
+        warnings.warn(
+            f"The optimizer does not train {left_out[0]}, but holds parameters that are not in the net. "
+            "Were layers replaced after it was built? Then build it anew and compile again.",
+            stacklevel=2,
         )
 
 

@@ -17,6 +17,10 @@ class NotCompiledError(KerastorchError, RuntimeError):
     """`fit` or `evaluate` was called before `compile`."""
 
 
+class BusyError(KerastorchError, RuntimeError):
+    """A call that trains, or `compile`, was made inside `fit`."""
+
+
 class DataError(KerastorchError, ValueError):
     """The data are empty, run out, or have a form that cannot be used."""
 

@@ -75,8 +75,10 @@ class History:
 
         Raises:
             KeyError: There is no such column.
-            ValueError: No value is a number, or `mode` is needed.
+            ValueError: No value is a number, or `mode` is needed or misspelt.
         """
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"mode is 'auto', 'min' or 'max'; got {mode!r}.")
         values = [(value, epoch) for value, epoch in zip(self[name], self.epoch, strict=True) if not math.isnan(value)]
         if not values:
             raise ValueError(f"No epoch has a value of {name!r} that is a number.")
@@ -92,6 +94,7 @@ class History:
     def to_csv(self, path: str | Path) -> None:
         """Write one line per epoch, with the names in the first."""
         columns = self.history
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Path(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", *columns])

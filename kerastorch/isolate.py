@@ -24,13 +24,27 @@ def evaluation(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training(module: nn.Module) -> Iterator[None]:
-    """Training mode. A net that is in training mode keeps the flags of its submodules (a frozen BatchNorm)."""
+    """Training mode. A net that is in training mode keeps the flags of its submodules (a frozen BatchNorm).
+
+    Where a module has a `train()` of its own, such as one that freezes a part of it, that is called all the same.
+    """
     if module.training:
+        for part in _with_own_train(module):
+            part.train()
         yield
         return
     with _modes_kept(module):
         module.train()
         yield
+
+
+def _with_own_train(module: nn.Module) -> Iterator[nn.Module]:
+    if type(module).train is not nn.Module.train:
+        if module.training:
+            yield module
+        return
+    for child in module.children():
+        yield from _with_own_train(child)
 
 
 @contextmanager

@@ -43,8 +43,11 @@ class Loss:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.by_label = isinstance(function, _BY_LABEL) or _bare(function) in _BY_LABEL_FUNCTIONS
-        self.by_element = isinstance(function, _BY_ELEMENT) or _bare(function) in _BY_ELEMENT_FUNCTIONS
+        self.by_label = _works_as(function, _BY_LABEL) or _bare(function) in _BY_LABEL_FUNCTIONS
+        self.by_element = _works_as(function, _BY_ELEMENT) or _bare(function) in _BY_ELEMENT_FUNCTIONS
+        self.is_torch = (
+            type(function).__module__.startswith("torch.nn") or _bare(function).__module__ == functional.__name__
+        )
         self.ignore_index: int = _option(function, "ignore_index", -100)
         self._summed = _option(function, "reduction", "mean") == "sum"
 
@@ -78,22 +81,26 @@ class Loss:
         if target.is_floating_point():  # probabilities of classes: torch divides by their number, whatever the weights
             return output.numel() // output.shape[1 if output.ndim > 1 else 0]
         if self.class_weight is None:
-            return torch.count_nonzero(target != self.ignore_index)
+            if self.ignore_index < 0 and _surely_not_negative(target):
+                return target.numel()
+            return torch.count_nonzero(self._counted(target))
         return self._label_weights(target).sum()
 
     def _label_weights(self, target: Tensor) -> Tensor:
-        counted = target != self.ignore_index
-        weight = self.class_weight
-        return counted if weight is None else weight[target.where(counted, 0)] * counted
+        counted, weight = self._counted(target), self.class_weight
+        return counted if weight is None else weight[target.where(counted, 0).long()] * counted
+
+    def _counted(self, target: Tensor) -> Tensor:
+        return target.long() != self.ignore_index  # as bytes, 156 would be -100
 
     def _weighted(self, output: Any, batch: Batch) -> tuple[Tensor, Weight]:
         each: Tensor = self._unreduced(output, batch.y)
-        if each.ndim == 0 or len(each) != len(batch.weight):
+        if each.ndim == 0 or len(each) != batch.weight.numel():
             raise MismatchError(
-                f"The loss {self.name} gave {tuple(each.shape)} for {len(batch.weight)} sample weights; "
+                f"The loss {self.name} gave {tuple(each.shape)} for {batch.weight.numel()} sample weights; "
                 "it must give one loss per sample."
             )
-        weight = batch.weight.reshape(-1, *(1,) * (each.ndim - 1))
+        weight = batch.weight.to(each.dtype).reshape(-1, *(1,) * (each.ndim - 1))
         total = (each * weight).sum()
         if self._summed:
             return total, None
@@ -113,6 +120,16 @@ class Loss:
             f"Batches with sample weights need one loss per sample, but {self.name} has no `reduction`. "
             "Use a loss of torch.nn, or give your function an argument reduction='mean' that also takes 'none'."
         )
+
+
+def _works_as(function: Callable[..., Any], kinds: tuple[type[nn.Module], ...]) -> bool:
+    # A subclass with a forward of its own may do anything
+    return any(isinstance(function, kind) and type(function).forward is kind.forward for kind in kinds)
+
+
+def _surely_not_negative(labels: Tensor) -> bool:
+    # Only on the CPU, where there is no device to wait for, and reading costs less than the sums that it saves
+    return labels.is_cpu and labels.numel() > 0 and bool(labels.min() >= 0)
 
 
 def _bare(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -30,8 +31,12 @@ _LOSS_ALIASES = {
     "categorical_crossentropy": "CrossEntropyLoss",
     "sparse_categorical_crossentropy": "CrossEntropyLoss",
 }
+_NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _METRIC_NAMES = {"acc": "accuracy", "mean_squared_error": "mse", "mean_absolute_error": "mae"}
+_TAKEN = ("loss", "epoch", "lr", "seconds", "samples_per_second")
 _METRICS = ("accuracy", "mse", "mae")
+_ON_LOGITS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
+_NAMES_ON_LOGITS = ("with_logits", "WithLogits", "multilabel_soft_margin")
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,13 @@ class Recipe:
     """What `compile` was given, resolved.
 
     Attributes:
-        loss: The loss, with the weight of each batch.
+        loss: The loss, with the weight of each batch; None where a step of the user's own needs none.
         optimizer: The optimizer, or what builds it from the parameters.
         metrics: Names and metrics, in order.
         device: `"auto"`, or the device to train on.
     """
 
-    loss: Loss
+    loss: Loss | None
     optimizer: Optimizer | OptimizerFactory
     metrics: Mapping[str, Metric]
     device: str | torch.device
@@ -63,8 +68,8 @@ def loss(spec: Any) -> Loss:
     """
     if isinstance(spec, str):
         return Loss(_named_loss(spec))
-    if isinstance(spec, type) and issubclass(spec, nn.Module):
-        return Loss(spec())
+    if isinstance(spec, type):
+        return Loss(_made(spec))
     if isinstance(spec, Loss):
         return spec
     if not callable(spec):
@@ -81,7 +86,15 @@ def _named_loss(name: str) -> Callable[..., Any]:
         names = [*_LOSS_ALIASES, *(spelling for spelling, _ in known.values())]
         raise ValueError(f"Unknown loss {name!r}.{did_you_mean(name, names)} Losses are those of torch.nn.functional.")
     made: Callable[..., Any] = found[1]
-    return made() if isinstance(made, type) else made
+    return _made(made) if isinstance(made, type) else made
+
+
+def _made(kind: type) -> Callable[..., Any]:
+    parameters = inspect.signature(kind).parameters.values()
+    if any(parameter.default is parameter.empty and parameter.kind in _NAMED for parameter in parameters):
+        raise ValueError(f"The loss {kind.__name__} needs arguments; pass an object: {kind.__name__}(...).")
+    made: Callable[..., Any] = kind()
+    return made
 
 
 @functools.cache
@@ -139,7 +152,18 @@ def optimizer(spec: Any) -> Optimizer | OptimizerFactory:
     )
 
 
-def metrics(spec: Any, loss: Loss) -> dict[str, Metric]:
+def either(name: str, value: Any, other: str, other_value: Any) -> Any:
+    """Return what was given in one of two spellings.
+
+    Raises:
+        TypeError: It was given in both.
+    """
+    if value is not None and other_value is not None:
+        raise TypeError(f"{name} and {other} are two spellings of one argument; give one of them.")
+    return other_value if value is None else value
+
+
+def metrics(spec: Any, loss: Loss | None) -> dict[str, Metric]:
     """Return metrics by name.
 
     Args:
@@ -148,7 +172,7 @@ def metrics(spec: Any, loss: Loss) -> dict[str, Metric]:
         loss: Tells whether outputs are logits, and which label is ignored.
 
     Raises:
-        ValueError: A name is unknown, given twice, or is `"loss"`.
+        ValueError: A name is unknown, given twice, or stands for something else in the history.
         TypeError: A metric is of another kind.
     """
     if spec is None:
@@ -156,8 +180,8 @@ def metrics(spec: Any, loss: Loss) -> dict[str, Metric]:
     pairs = list(spec.items()) if isinstance(spec, Mapping) else [(_metric_name(item), item) for item in _listed(spec)]
     found: dict[str, Metric] = {}
     for name, item in pairs:
-        if name == "loss" or name in found:
-            taken = "is the loss itself" if name == "loss" else "is there twice"
+        if name in _TAKEN or name in found or name.startswith("val_"):
+            taken = "is there twice" if name in found else "stands for something else in the history"
             raise ValueError(f"The metric name {name!r} {taken}; give another: metrics={{'my_{name}': ...}}.")
         found[name] = _metric(item, name, loss)
     return found
@@ -171,11 +195,11 @@ def _metric_name(item: Any) -> str:
     if isinstance(item, str):
         return item
     name = getattr(item, "__name__", type(item).__name__)
-    words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
-    return words.strip("_<>") or "metric"
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)  # BinaryAUROC: binary_auroc
+    return words.lower().strip("_<>") or "metric"
 
 
-def _metric(item: Any, name: str, loss: Loss) -> Metric:
+def _metric(item: Any, name: str, loss: Loss | None) -> Metric:
     if isinstance(item, str):
         return _named_metric(item, loss)
     if isinstance(item, type):
@@ -189,7 +213,7 @@ def _metric(item: Any, name: str, loss: Loss) -> Metric:
     raise TypeError(f"The metric {name!r} is a name, a function f(y_pred, y_true) or a metric object; got {item!r}.")
 
 
-def _named_metric(name: str, loss: Loss) -> Metric:
+def _named_metric(name: str, loss: Loss | None) -> Metric:
     known = _METRIC_NAMES.get(name.lower(), name.lower())
     if known not in _METRICS:
         names = (*_METRICS, *_METRIC_NAMES)
@@ -198,7 +222,10 @@ def _named_metric(name: str, loss: Loss) -> Metric:
         return MeanSquaredError()
     if known == "mae":
         return MeanAbsoluteError()
-    threshold = 0.0 if "with_logits" in loss.name or "WithLogits" in loss.name else 0.5
+    if loss is None:
+        return Accuracy()
+    on_logits = isinstance(loss.function, _ON_LOGITS) or any(part in loss.name for part in _NAMES_ON_LOGITS)
+    threshold = 0.0 if on_logits else 0.5
     ignored = loss.ignore_index if loss.by_label else None
     return Accuracy(threshold=threshold, classes=loss.by_label, ignore_index=ignored)
 
@@ -214,7 +241,7 @@ def device(spec: str | torch.device) -> torch.device:
         return there or torch.device("cpu")
     try:
         wanted = torch.device(spec)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"Unknown device {spec!r}. Devices are 'auto', 'cpu', 'cuda', 'cuda:1', 'mps', 'xpu'."
         ) from error

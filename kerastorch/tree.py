@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,9 +24,7 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     if hasattr(tree, "to"):
         return function(tree)
     if isinstance(tree, Mapping):
-        mapped = {key: map_leaves(function, value) for key, value in tree.items()}
-        # Output classes of model libraries are dicts that take their fields as keywords
-        return mapped if type(tree) is dict else type(tree)(**mapped)
+        return _alike(tree, {key: map_leaves(function, value) for key, value in tree.items()})
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(map_leaves(function, value) for value in tree))
     if isinstance(tree, (list, tuple)):
@@ -33,14 +32,22 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     return function(tree)
 
 
+def _alike(tree: Any, values: dict[Any, Any]) -> Any:
+    if type(tree) is dict:
+        return values
+    if all(isinstance(key, str) for key in values):
+        return type(tree)(**values)  # output classes of model libraries are dicts that take their fields as keywords
+    twin = copy.copy(tree)
+    twin.update(values)
+    return twin
+
+
 def leaves(tree: Any) -> Iterator[Any]:
     """Yield each leaf, in order."""
-    if isinstance(tree, Mapping) and not hasattr(tree, "to"):
-        tree = tree.values()
-    elif not isinstance(tree, (list, tuple)) or hasattr(tree, "to"):
+    if not _is_nested(tree):
         yield tree
         return
-    for value in tree:
+    for value in tree.values() if isinstance(tree, Mapping) else tree:
         yield from leaves(value)
 
 
@@ -59,20 +66,40 @@ def concatenate(trees: list[Any]) -> Any:
         DataError: The tensors cannot be joined.
     """
     first = trees[0]
+    for tree in trees:
+        if _form(tree) != _form(first):
+            raise DataError(
+                f"The outputs of the batches cannot be joined: one is {describe(first)}, another {describe(tree)}. "
+                "Predict batch by batch with predict_on_batch."
+            )
+    if isinstance(first, Tensor):
+        return _join(trees)
+    if not _is_nested(first):
+        return None if first is None else trees
     if isinstance(first, Mapping):
-        joined = {key: concatenate([tree[key] for tree in trees]) for key in first}
-        return joined if type(first) is dict else type(first)(**joined)
-    if isinstance(first, (list, tuple)):
-        columns = [concatenate(list(column)) for column in zip(*trees, strict=True)]
-        return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
-    return _join(trees)
+        return _alike(first, {key: concatenate([tree[key] for tree in trees]) for key in first})
+    columns = [concatenate(list(column)) for column in zip(*trees, strict=True)]
+    return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
 
 
-def _join(parts: list[Any]) -> Any:
-    if not isinstance(parts[0], Tensor):
-        return parts[0] if parts[0] is None else parts
-    if parts[0].ndim == 0:
+def _is_nested(tree: Any) -> bool:
+    return isinstance(tree, (Mapping, list, tuple)) and not hasattr(tree, "to")
+
+
+def _form(tree: Any) -> object:
+    if not _is_nested(tree):
+        return isinstance(tree, Tensor), tree is None
+    return set(tree) if isinstance(tree, Mapping) else (type(tree), len(tree))
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    if all(part.ndim == 0 for part in parts):
         return torch.stack(parts)
+    if any(part.ndim == 0 for part in parts):
+        raise DataError(
+            "The outputs of the batches cannot be joined: some have no dimension. Does forward end with squeeze()? "
+            "For a batch of one sample that takes away the first dimension as well: type squeeze(-1)."
+        )
     if len({part.shape[1:] for part in parts}) > 1:
         shapes = ", ".join(sorted({str(tuple(part.shape[1:])) for part in parts}))
         raise DataError(
@@ -89,7 +116,8 @@ def describe(tree: Any) -> str:
     if isinstance(tree, Mapping):
         return "{" + ", ".join(f"{key!r}: {describe(value)}" for key, value in tree.items()) + "}"
     if isinstance(tree, (list, tuple)):
-        return "(" + ", ".join(describe(value) for value in tree) + ")"
+        shown = [describe(value) for value in tree[:4]]
+        return "(" + ", ".join(shown) + (f", ... {len(tree)} in all" if len(tree) > 4 else "") + ")"
     return "None" if tree is None else type(tree).__name__
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Wrapper(nn.Module):
@@ -34,8 +34,11 @@ class Wrapper(nn.Module):
 
     @property
     def module(self) -> nn.Module:
-        """What is trained: the wrapped net; or this, where a subclass has a `forward` or layers of its own."""
-        return self.net if self._is_transparent and type(self).forward is Wrapper.forward else self
+        """What is trained: the wrapped net; or this, where a subclass adds something, or hooks are to be run."""
+        own = type(self)
+        plain = own.forward is Wrapper.forward and own.train is nn.Module.train
+        hooked = self._forward_hooks or self._forward_pre_hooks
+        return self.net if self._is_transparent and plain and not hooked else self
 
     @property
     def _is_transparent(self) -> bool:
@@ -86,8 +89,33 @@ class Wrapper(nn.Module):
                 raise
             return getattr(self._modules["net"], name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What is read from the net is written there too: model.head = nn.Linear(512, 10) gives the net a new head
+        net = _innermost(self)
+        if net is self or name == "net":
+            super().__setattr__(name, value)
+        elif name in net._parameters or name in net._buffers:
+            _set_tensor(net, name, value)
+        elif name in net._modules:
+            setattr(net, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def __repr__(self) -> str:
         return repr(self.net) if self._is_transparent else super().__repr__()
+
+
+def _innermost(module: Any) -> nn.Module:
+    while module.__dict__.get("_wraps") and "net" in module._modules:
+        module = module._modules["net"]
+    return module  # type: ignore[no-any-return]
+
+
+def _set_tensor(net: nn.Module, name: str, value: Any) -> None:
+    if name in net._parameters and isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        net._parameters[name] = value  # type: ignore[assignment]  # what torch.func.functional_call does for a while
+    else:
+        setattr(net, name, value)
 
 
 def _add_prefix(module: Wrapper, state: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from kerastorch.errors import DataError
 from kerastorch.tree import describe, leaves, map_leaves
@@ -54,13 +57,16 @@ def unpack(item: Any, index: int, float_dtype: torch.dtype) -> Batch:
             )
         x, y, weight = (*item, None, None)[:3]
     x = to_tensors(x, float_dtype)
-    return Batch(
-        index,
-        x,
-        None if y is None else to_tensors(y, float_dtype, labels=True),
-        None if weight is None else to_tensors(weight, float_dtype),
-        count_samples(x),
-    )
+    y = None if y is None else to_tensors(y, float_dtype, labels=True)
+    size = count_samples(x, y)
+    if weight is not None:
+        weight = to_tensors(weight, float_dtype)
+        if not isinstance(weight, Tensor) or weight.numel() != size:
+            raise DataError(
+                f"The third item of a batch is sample weights ({size},); batch {index} has {describe(weight)}. "
+                "Several inputs go into a tuple of their own: ((a, b), y)."
+            )
+    return Batch(index, x, y, weight, size)
 
 
 def to_tensors(tree: Any, float_dtype: torch.dtype, *, labels: bool = False) -> Any:
@@ -71,16 +77,30 @@ def to_tensors(tree: Any, float_dtype: torch.dtype, *, labels: bool = False) -> 
 
 
 def _to_tensor(leaf: Any, float_dtype: torch.dtype, labels: bool) -> Any:
-    if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "fiub":
-        leaf = torch.as_tensor(leaf)
-        if labels and not leaf.is_floating_point() and leaf.dtype != torch.bool:
-            leaf = leaf.long()
+    if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "fiubc":
+        is_labels = labels and leaf.dtype.kind in "iu"
+        leaf = _from_numpy(leaf).long() if is_labels else _from_numpy(leaf)
     return leaf.to(float_dtype) if isinstance(leaf, Tensor) and leaf.dtype == torch.float64 else leaf
 
 
-def count_samples(x: Any) -> int:
-    """Return the length of the first dimension of the first tensor; 1 where there is none."""
-    for leaf in leaves(x) if not isinstance(x, Tensor) else (x,):
-        if isinstance(leaf, Tensor):
-            return leaf.shape[0] if leaf.ndim else 1
+def _from_numpy(array: Any) -> Tensor:
+    if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
+        array = array.astype(array.dtype.newbyteorder("="), order="C")
+    if array.flags.writeable:
+        return torch.as_tensor(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # pandas gives such; none is written
+        return torch.as_tensor(array)
+
+
+def count_samples(*trees: Any) -> int:
+    """Return how many samples the first tensor that has dimensions holds; 1 where there is none."""
+    for tree in trees:
+        for leaf in leaves(tree) if type(tree) is not Tensor else (tree,):
+            if isinstance(leaf, Mapping):  # what a tokenizer gives: it has .to() itself
+                return count_samples(*leaf.values())
+            if isinstance(leaf, PackedSequence):
+                return int(leaf.batch_sizes[0])
+            if isinstance(leaf, (Tensor, np.ndarray)) and leaf.ndim:
+                return int(leaf.shape[0])
     return 1

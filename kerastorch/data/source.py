@@ -69,10 +69,10 @@ class TensorSource(DataSource):
 
 
 def _take(part: Any, start: int, stop: int, chosen: Tensor | None) -> Any:
-    if chosen is None:
-        return part[start:stop] if type(part) is Tensor else map_leaves(lambda leaf: leaf[start:stop], part)
-    if type(part) is Tensor:
-        return part.index_select(0, chosen.to(part.device))
+    if part is None:
+        return None
+    if chosen is None:  # a copy, as a DataLoader makes: a net that works in place must not change the user's data
+        return map_leaves(lambda leaf: leaf[start:stop].clone(), part)
     return map_leaves(lambda leaf: leaf.index_select(0, chosen.to(leaf.device)), part)
 
 
@@ -163,7 +163,9 @@ def _why_empty(loader: Any, name: str) -> str:
 
 def _set_epoch(loader: Any, epoch: int) -> None:
     # A DistributedSampler shuffles anew only if it is told the epoch
-    for name in ("sampler", "batch_sampler"):
-        set_epoch = getattr(getattr(loader, name, None), "set_epoch", None)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
+    for sampler in {id(sampler): sampler for sampler in samplers}.values():
+        set_epoch = getattr(sampler, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)

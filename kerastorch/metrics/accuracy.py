@@ -34,10 +34,10 @@ class Accuracy(Metric):
     def measure(self, output: Any, target: Any, weight: Tensor | None, size: int) -> tuple[Sum, ...]:
         """Return how many are right, and how many there are."""
         right = self._compare(output, target)
-        if self.ignore_index is None or target.is_floating_point():
+        if self.ignore_index is None or target.is_floating_point() or target.shape != right.shape:
             return (torch.count_nonzero(right), right.numel()) if weight is None else weighted_sum(right, weight)
-        counted = target != self.ignore_index
-        if self.ignore_index >= 0:  # a negative label is never predicted, and so never right
+        counted = target.long() != self.ignore_index  # as bytes, 156 would be -100
+        if self.ignore_index >= 0 or not self.classes:  # a negative class is never predicted, and so never right
             right = right & counted
         if weight is None:
             return torch.count_nonzero(right), torch.count_nonzero(counted)
@@ -45,12 +45,12 @@ class Accuracy(Metric):
 
     def _compare(self, output: Any, target: Any) -> Any:
         if isinstance(output, Tensor) and isinstance(target, Tensor):
-            if output.ndim == target.ndim + 1:
+            if output.ndim > 1 and target.shape == output.shape[:1] + output.shape[2:]:
                 if output.shape[1] > 1 or self.classes:
                     return output.argmax(1) == target
                 output = output.squeeze(1)
-            if output.shape == target.shape:
-                if self.classes:
-                    return output.argmax(1) == target.argmax(1)
+            if output.shape == target.shape and not self.classes:
                 return (output > self.threshold) == (target > 0.5)
+            if output.shape == target.shape and output.ndim > 1:
+                return output.argmax(1) == target.argmax(1)
         raise MismatchError(f"accuracy cannot compare output {describe(output)} with target {describe(target)}.")

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from kerastorch.errors import MismatchError
@@ -64,10 +65,12 @@ def one_number(value: Any, name: str) -> Sum:
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.reshape(())
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
     if not isinstance(value, (Tensor, str)):
         try:
             return float(value)
         except (TypeError, ValueError):
             pass
     got = describe(value) if isinstance(value, (Tensor, tuple, list, dict)) else repr(value)
-    raise MismatchError(f"{name} must be one number for each batch; got {got}.")
+    raise MismatchError(f"{name} must be one number; got {got}.")

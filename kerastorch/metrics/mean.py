@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kerastorch.errors import MismatchError
@@ -52,7 +53,14 @@ class MeanSquaredError(Metric):
 
 
 def weighted_sum(each: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum values `(N, ...)` with the weights `(N,)`; return it and the sum of the weights of all values."""
+    """Sum values `(N, ...)` with the weights `(N,)`; return it and the sum of the weights of all values.
+
+    Raises:
+        MismatchError: There are more or fewer weights than values.
+    """
+    if each.shape[:1] != (weight.numel(),):
+        raise MismatchError(f"There are {weight.numel()} sample weights for values of the shape {tuple(each.shape)}.")
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))  # sums in half precision would overflow
     weight = weight.reshape(-1, *(1,) * (each.ndim - 1)).expand_as(each)
     return (each * weight).sum(), weight.sum()
 
@@ -64,4 +72,6 @@ def _sum_and_count(each: Tensor, weight: Tensor | None) -> tuple[Sum, ...]:
 def _difference(output: Any, target: Any) -> Tensor:
     if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.shape != target.shape:
         raise MismatchError(f"A mean error cannot compare output {describe(output)} with target {describe(target)}.")
-    return output - target
+    # At least float32: in half precision the sum over a batch would overflow, and bytes and bools do not subtract
+    dtype = torch.promote_types(torch.promote_types(output.dtype, target.dtype), torch.float32)
+    return output.to(dtype) - target.to(dtype)

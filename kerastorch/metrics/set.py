@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kerastorch.data.batch import Batch
-from kerastorch.metrics.base import Metric, Sum, ratio
+from kerastorch.metrics.base import Metric, Sum, one_number, ratio
 
 
 class MetricSet(Mapping[str, float]):
@@ -42,17 +42,28 @@ class MetricSet(Mapping[str, float]):
             output: What the net gave, detached.
             batch: What it was given.
         """
-        self._add_loss(loss, weight)
+        self._add_loss(_read_if_free(loss), None if weight is None else _read_if_free(weight))
         for name, metric in self.metrics.items():
             self._add(name, metric.measure(output, batch.y, batch.weight, batch.size))
         self.samples += batch.size
         self._values = None
 
-    def record(self, values: Mapping[str, Sum], size: int) -> None:
-        """Take in values of a batch of `size` samples that somebody else has measured."""
+    @property
+    def noted(self) -> set[str]:
+        """The names that `update` takes in."""
+        return {"loss", *self.metrics}
+
+    def record(self, values: Mapping[str, Any], size: int, *, counts: bool = True) -> None:
+        """Take in values of a batch of `size` samples that somebody else has measured.
+
+        Args:
+            values: One number each.
+            size: Samples in the batch.
+            counts: Whether the samples are new ones.
+        """
         for name, value in values.items():
-            self._add(name, (value * size, size))
-        self.samples += size
+            self._add(name, (one_number(value, f"The value {name!r} of a step") * size, size))
+        self.samples += size * counts
         self._values = None
 
     def result(self, total: Callable[[list[float]], list[float]] | None = None) -> dict[str, float]:
@@ -67,32 +78,28 @@ class MetricSet(Mapping[str, float]):
             for name, parts in sums.items()
         }
 
-    def _add_loss(self, loss: Tensor, weight: float | Tensor | None) -> None:
-        total, count = self._sums.get("loss", (None, None)) if weight is not None else (None, None)
-        if isinstance(total, Tensor) and isinstance(count, Tensor) and isinstance(weight, Tensor):
-            total.addcmul_(loss, weight)  # one operation where a product and a sum would be two
-            count.add_(weight)
+    def _add_loss(self, loss: Sum, weight: Sum | None) -> None:
+        if weight is None:
+            self._add("loss", (loss,))
+        elif isinstance(loss, Tensor):
+            # In float64, where half precision would overflow. The NaN of a batch without labels that count adds nothing
+            total, count = self._sums.get("loss", (0, 0))
+            total = total if isinstance(total, Tensor) else _zero(loss.device).add_(total)
+            if isinstance(weight, Tensor):
+                total.addcmul_(torch.where(weight == 0, 0.0, loss), weight)
+            else:
+                total.add_(loss, alpha=weight)
+            self._sums["loss"] = [total, _grown(count, weight)]
         else:
-            self._add("loss", (loss,) if weight is None else (loss * weight, weight))
+            self._add("loss", (loss * weight if weight else 0.0, weight))
 
     def _add(self, name: str, parts: tuple[Sum, ...]) -> None:
-        sums = self._sums.get(name)
-        if sums is None:
-            self._sums[name] = sums = [0] * len(parts)
-        for place, part in enumerate(parts):
-            held = sums[place]
-            if isinstance(held, Tensor):
-                held.add_(part.detach() if isinstance(part, Tensor) else part)
-            elif isinstance(part, Tensor):
-                sums[place] = _zero(part.device).add_(part.detach()).add_(held)
-            else:
-                sums[place] = held + part
+        sums = self._sums.get(name, [0] * len(parts))
+        self._sums[name] = [_grown(held, part) for held, part in zip(sums, parts, strict=True)]
 
     def _read(self, total: Callable[[list[float]], list[float]] | None) -> dict[str, list[float]]:
         held = [part for parts in self._sums.values() for part in parts]
-        tensors = [part for part in held if isinstance(part, Tensor)]
-        stacked = iter(torch.stack(tensors).tolist() if tensors else ())
-        numbers = [next(stacked) if isinstance(part, Tensor) else float(part) for part in held]
+        numbers = _numbers(held)
         read = iter(numbers if total is None else total(numbers))
         return {name: [next(read) for _ in parts] for name, parts in self._sums.items()}
 
@@ -106,6 +113,31 @@ class MetricSet(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self._sums)
+
+
+def _numbers(parts: list[Sum]) -> list[float]:
+    tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Tensor)}
+    numbers = [0.0 if place in tensors else float(part) for place, part in enumerate(parts)]
+    for device in {part.device for part in tensors.values()}:  # one, unless a metric sums up on the CPU
+        places = [place for place, part in tensors.items() if part.device == device]
+        stacked = torch.stack([tensors[place] for place in places])
+        for place, number in zip(places, stacked.tolist(), strict=True):
+            numbers[place] = number
+    return numbers
+
+
+def _read_if_free(part: Sum) -> Sum:
+    # On the CPU there is no device to wait for, and a number is added ten times faster than a tensor
+    return part.item() if isinstance(part, Tensor) and part.is_cpu else part
+
+
+def _grown(held: Sum, part: Sum) -> Sum:
+    part = _read_if_free(part)
+    if isinstance(held, Tensor):
+        return held.add_(part.detach() if isinstance(part, Tensor) else part)
+    if isinstance(part, Tensor):
+        return _zero(part.device).add_(part.detach()).add_(held)
+    return held + part
 
 
 def _zero(device: torch.device) -> Tensor:

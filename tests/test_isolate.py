@@ -1,0 +1,173 @@
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from kerastorch import isolate
+
+
+class Frozen(nn.Sequential):
+    """Keeps its BatchNorm frozen by a train() of its own."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        self.calls = []
+
+    def train(self, mode=True):
+        self.calls.append(mode)
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+def a_net():
+    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Sequential(nn.Dropout(), nn.Linear(2, 1)))
+
+
+def flags(net):
+    return [part.training for part in net.modules()]
+
+
+def numbers():
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.booleans(), min_size=6, max_size=6), st.booleans())
+def test_every_flag_comes_back_after_an_evaluation(wanted, fails):
+    net = a_net()
+    for part, flag in zip(net.modules(), wanted, strict=True):
+        part.training = flag
+    try:
+        with isolate.evaluation(net):
+            assert not any(flags(net))
+            if fails:
+                raise RuntimeError("inside")
+    except RuntimeError:
+        assert fails
+    assert flags(net) == wanted
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.booleans(), min_size=6, max_size=6), st.booleans())
+def test_every_flag_comes_back_after_training(wanted, fails):
+    net = a_net()
+    for part, flag in zip(net.modules(), wanted, strict=True):
+        part.training = flag
+    try:
+        with isolate.training(net):
+            assert flags(net) == (wanted if wanted[0] else [True] * 6)
+            if fails:
+                raise RuntimeError("inside")
+    except RuntimeError:
+        assert fails
+    assert flags(net) == wanted
+
+
+def test_what_training_changes_in_a_net_in_training_mode_stays():
+    net = a_net()
+    with isolate.training(net):
+        net[1].eval()
+    assert flags(net) == [True, True, False, True, True, True]
+
+
+def test_a_train_method_of_the_users_own_is_called():
+    net = Frozen()
+    assert flags(net) == [True, True, True]
+    net.train()
+    net.calls.clear()
+    with isolate.evaluation(net):
+        assert net.calls == [False]
+    assert net.calls == [False, True]
+    assert flags(net) == [True, True, False]
+    net.eval()
+    net.calls.clear()
+    with isolate.training(net):
+        assert flags(net) == [True, True, False]
+    assert net.calls == [True, False]
+    assert flags(net) == [False, False, False]
+
+
+def test_a_flag_set_by_hand_wins_over_the_users_own_train_method():
+    net = Frozen().train()
+    net[1].training = True
+    with isolate.evaluation(net):
+        assert not any(flags(net))
+    assert flags(net) == [True, True, True]
+
+
+def test_a_module_that_was_added_meanwhile_takes_the_mode_of_the_net():
+    net = a_net().train()
+    with isolate.evaluation(net):
+        net.append(nn.Dropout().eval())
+    assert net[-1].training
+
+
+def test_nothing_in_a_net_changes_by_an_evaluation():
+    net = a_net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with isolate.evaluation(net):
+        output = net(torch.randn(4, 2))
+        assert not output.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net(torch.randn(4, 2)).requires_grad
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_random_numbers_go_on_as_if_nothing_had_been_drawn(fails):
+    net = nn.Linear(1, 1)
+    for module in (random, np.random):
+        module.seed(3)
+    torch.manual_seed(3)
+    np.random.randn()  # NumPy keeps a second normal number for later
+    expected = [*numbers(), *numbers(), float(np.random.randn()), random.gauss(0, 1)]
+    for module in (random, np.random):
+        module.seed(3)
+    torch.manual_seed(3)
+    np.random.randn()
+    found = [*numbers()]
+    try:
+        with isolate.evaluation(net):
+            inside = [*numbers()]
+            np.random.randn()
+            random.gauss(0, 1)
+            torch.manual_seed(0)
+            if fails:
+                raise RuntimeError("inside")
+    except RuntimeError:
+        assert fails
+    found += [*numbers(), float(np.random.randn()), random.gauss(0, 1)]
+    assert found == expected
+    assert inside == expected[3:6]
+
+
+def test_training_draws_from_the_users_random_numbers():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with isolate.training(nn.Linear(1, 1).eval()):
+        torch.rand(())
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_numpy_is_not_needed(monkeypatch):
+    monkeypatch.setattr(isolate, "sys", SimpleNamespace(modules={}))
+    before = random.getstate()
+    with isolate.random_state_kept():
+        random.random()
+    assert random.getstate() == before
+
+
+def test_an_evaluation_inside_an_evaluation_ends_alone():
+    net = a_net()
+    with isolate.evaluation(net):
+        with isolate.evaluation(net):
+            pass
+        assert not any(flags(net))
+        assert not torch.is_grad_enabled()
+    assert all(flags(net))
+    assert torch.is_grad_enabled()

@@ -1,0 +1,384 @@
+import dataclasses
+import functools
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from kerastorch import resolve
+from kerastorch.losses import Loss
+from kerastorch.metrics import Accuracy, MeanAbsoluteError, MeanOf, MeanSquaredError, Metric, TorchMetric
+
+CLASSES = [name for name in dir(nn) if name.endswith("Loss")]
+NEED_ARGUMENTS = {"AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss"}  # layers of their own more than losses
+MSE = Loss(nn.MSELoss())
+
+
+def functions():
+    found = {name: item for name, item in vars(functional).items() if inspect.isfunction(item) and name[0] != "_"}
+    return {name: item for name, item in found.items() if "reduction" in inspect.signature(item).parameters}
+
+
+def message(kind, function, *arguments):
+    with pytest.raises(kind) as error:
+        function(*arguments)
+    return str(error.value)
+
+
+def own_metric(y_pred, y_true):
+    return (y_pred == y_true).float().mean()
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in NEED_ARGUMENTS])
+def test_every_loss_class_of_torch_has_its_name_in_any_spelling(name):
+    kind = getattr(nn, name)
+    for spelling in (name, name.lower(), name.upper(), name.removesuffix("Loss"), name.removesuffix("Loss").lower()):
+        assert type(resolve.loss(spelling).function) is kind
+    made = resolve.loss(kind)
+    assert type(made.function) is kind
+    assert made.function is not resolve.loss(name).function
+
+
+@pytest.mark.parametrize("name", [name for name in functions() if "linear" not in name])
+def test_every_loss_function_of_torch_has_its_name(name):
+    found = resolve.loss(name).function
+    bare = name.replace("_", "").removesuffix("loss")
+    classes = {kind.lower().removesuffix("loss"): getattr(nn, kind) for kind in CLASSES}
+    if name == "binary_cross_entropy":
+        assert type(found) is nn.BCELoss
+    elif bare in classes:
+        assert type(found) is classes[bare]
+    else:
+        assert found is getattr(functional, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("cross_entropy", nn.CrossEntropyLoss),
+        ("CrossEntropy", nn.CrossEntropyLoss),
+        ("crossentropy", nn.CrossEntropyLoss),
+        ("categorical_crossentropy", nn.CrossEntropyLoss),
+        ("sparse_categorical_crossentropy", nn.CrossEntropyLoss),
+        ("mse", nn.MSELoss),
+        ("MSE", nn.MSELoss),
+        ("mse_loss", nn.MSELoss),
+        ("mean_squared_error", nn.MSELoss),
+        ("Mean_Squared_Error", nn.MSELoss),
+        ("mae", nn.L1Loss),
+        ("l1", nn.L1Loss),
+        ("mean_absolute_error", nn.L1Loss),
+        ("huber", nn.HuberLoss),
+        ("smooth_l1", nn.SmoothL1Loss),
+        ("bce", nn.BCELoss),
+        ("binary_crossentropy", nn.BCELoss),
+        ("binary_cross_entropy", nn.BCELoss),
+        ("bce_with_logits", nn.BCEWithLogitsLoss),
+        ("BCEWithLogits", nn.BCEWithLogitsLoss),
+        ("nll", nn.NLLLoss),
+        ("kl_div", nn.KLDivLoss),
+    ],
+)
+def test_the_usual_names_of_a_loss_are_known(name, kind):
+    loss = resolve.loss(name)
+    assert type(loss.function) is kind
+    assert loss.function.reduction == "mean"
+
+
+def test_a_function_of_torch_without_a_class_is_found_by_name():
+    loss = resolve.loss("binary_cross_entropy_with_logits")
+    assert loss.function is functional.binary_cross_entropy_with_logits
+    assert loss.by_element
+
+
+def test_losses_pass_as_objects_classes_and_functions():
+    for function in (nn.HuberLoss(delta=3.0), functional.mse_loss, functools.partial(functional.mse_loss), own_metric):
+        assert resolve.loss(function).function is function
+    assert type(resolve.loss(nn.HuberLoss).function) is nn.HuberLoss
+    assert resolve.loss(MSE) is MSE
+
+
+def test_a_class_of_the_users_own_is_made_an_object():
+    class Distance:
+        def __call__(self, output, target):
+            return (output - target).abs().mean()
+
+    assert type(resolve.loss(Distance).function) is Distance
+
+
+def test_a_class_that_needs_arguments_is_asked_for_as_an_object():
+    class Margin:
+        def __init__(self, size, *more, power=2, **others): ...
+
+    assert message(ValueError, resolve.loss, Margin) == (
+        "The loss Margin needs arguments; pass an object: Margin(...)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("cross_entrpy", " Did you mean 'cross_entropy'?"),
+        ("CrosEntropyLoss", " Did you mean 'cross_entropy'?"),
+        ("huberr", " Did you mean 'huber_loss'?"),
+        ("mean_square_error", " Did you mean 'mean_squared_error'?"),
+        ("xyz", ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_loss_is_named_with_a_suggestion(name, suggestion):
+    text = f"Unknown loss {name!r}.{suggestion} Losses are those of torch.nn.functional."
+    assert message(ValueError, resolve.loss, name) == text
+
+
+@pytest.mark.parametrize("name", ["cross_entrpy", "CrosEntropy", "huberr", "mean_square_error", "bce_with_logit"])
+def test_a_suggested_loss_is_known(name):
+    suggested = message(ValueError, resolve.loss, name).partition("Did you mean '")[2].partition("'")[0]
+    assert callable(resolve.loss(suggested).function)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(NEED_ARGUMENTS) if hasattr(nn, name)])
+def test_a_loss_that_needs_arguments_is_asked_for_as_an_object(name):
+    expected = f"The loss {name} needs arguments; pass an object: {name}(...)."
+    assert message(ValueError, resolve.loss, name) == expected
+    assert message(ValueError, resolve.loss, getattr(nn, name)) == expected
+
+
+@pytest.mark.parametrize("spec", [None, 3, ["mse"], {"a": "mse"}])
+def test_what_is_no_loss_is_refused(spec):
+    assert message(TypeError, resolve.loss, spec) == (
+        f"loss is a function f(output, target), a loss of torch.nn, or a name like 'cross_entropy'; got {spec!r}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("adam", torch.optim.Adam),
+        ("Adam", torch.optim.Adam),
+        ("ADAMW", torch.optim.AdamW),
+        ("sgd", torch.optim.SGD),
+        ("RMSprop", torch.optim.RMSprop),
+        ("rmsprop", torch.optim.RMSprop),
+        ("nadam", torch.optim.NAdam),
+    ],
+)
+def test_an_optimizer_has_its_name_in_any_spelling(name, kind):
+    assert resolve.optimizer(name) is kind
+    assert type(resolve.optimizer(name)(nn.Linear(1, 1).parameters())) is kind
+
+
+def test_every_optimizer_of_torch_is_known():
+    kinds = {name for name, kind in vars(torch.optim).items() if inspect.isclass(kind)} - {"Optimizer"}
+    assert {"SGD", "Adam"} < kinds
+    for name in kinds:
+        assert resolve.optimizer(name.lower()) is getattr(torch.optim, name)
+
+
+def test_without_an_optimizer_it_is_adam():
+    optimizer = resolve.optimizer(None)(nn.Linear(1, 1).parameters())
+    assert type(optimizer) is torch.optim.Adam
+    assert optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_optimizers_pass_as_objects_classes_and_functions():
+    net = nn.Linear(1, 1)
+    for spec in (
+        torch.optim.SGD(net.parameters(), lr=0.1),
+        torch.optim.Adam,
+        functools.partial(torch.optim.SGD, lr=0.1),
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    ):
+        assert resolve.optimizer(spec) is spec
+
+
+def test_an_unknown_optimizer_is_named_with_a_suggestion():
+    text = message(ValueError, resolve.optimizer, "adm")
+    assert text.startswith("Unknown optimizer 'adm'. Did you mean 'adam'? torch.optim has ")
+    assert ", adamw, " in text
+    assert "optimizer," not in text
+    assert message(ValueError, resolve.optimizer, "optimizer").startswith("Unknown optimizer 'optimizer'.")
+
+
+@pytest.mark.parametrize("spec", [3, 0.001, ["adam"], {"lr": 0.1}])
+def test_what_is_no_optimizer_is_refused(spec):
+    assert message(TypeError, resolve.optimizer, spec) == (
+        "optimizer is an optimizer, a name such as 'adam', a class of torch.optim, "
+        f"or functools.partial(torch.optim.SGD, lr=0.01); got {spec!r}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("accuracy", Accuracy),
+        ("acc", Accuracy),
+        ("Accuracy", Accuracy),
+        ("mse", MeanSquaredError),
+        ("mean_squared_error", MeanSquaredError),
+        ("mae", MeanAbsoluteError),
+        ("MAE", MeanAbsoluteError),
+        ("mean_absolute_error", MeanAbsoluteError),
+    ],
+)
+def test_a_metric_has_its_name_and_keeps_the_spelling(name, kind):
+    for spec in (name, [name], (name,), {name: name}):
+        found = resolve.metrics(spec, MSE)
+        assert list(found) == [name]
+        assert type(found[name]) is kind
+    assert type(resolve.metrics({"mine": name}, MSE)["mine"]) is kind
+
+
+class Bias(Metric):
+    def measure(self, output, target, weight, size):
+        return (output - target).sum(), output.numel()
+
+
+class HTTPScore:
+    def update(self, output, target): ...
+    def compute(self): ...
+    def reset(self): ...
+
+
+class TopK3Accuracy:
+    def __call__(self, output, target): ...
+
+
+def test_metrics_pass_as_functions_and_objects_in_their_order():
+    bias = Bias()
+    spec = [bias, own_metric, "accuracy", HTTPScore(), TopK3Accuracy(), lambda a, b: 1.0, functools.partial(own_metric)]
+    found = resolve.metrics(spec, MSE)
+    names = ["bias", "own_metric", "accuracy", "http_score", "top_k3_accuracy", "lambda", "partial"]
+    assert list(found) == names
+    assert [type(metric) for metric in found.values()] == [Bias, MeanOf, Accuracy, TorchMetric, MeanOf, MeanOf, MeanOf]
+    assert found["bias"] is bias
+    assert found["own_metric"].function is own_metric
+
+
+def test_a_single_metric_needs_no_list():
+    assert list(resolve.metrics(own_metric, MSE)) == ["own_metric"]
+    assert list(resolve.metrics({"mine": own_metric, "theirs": "mse"}, MSE)) == ["mine", "theirs"]
+
+
+@pytest.mark.parametrize("spec", [None, [], (), {}])
+def test_there_need_be_no_metric(spec):
+    assert resolve.metrics(spec, MSE) == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "text"),
+    [
+        (
+            "accurcy",
+            ValueError,
+            "Unknown metric 'accurcy'. Did you mean 'accuracy'? There are accuracy, mse, mae.",
+        ),
+        (["dice"], ValueError, "Unknown metric 'dice'. There are accuracy, mse, mae."),
+        (
+            {"loss": own_metric},
+            ValueError,
+            "The metric name 'loss' stands for something else in the history; give another: metrics={'my_loss': ...}.",
+        ),
+        (
+            ["mse", own_metric, "mse"],
+            ValueError,
+            "The metric name 'mse' is there twice; give another: metrics={'my_mse': ...}.",
+        ),
+        ([Bias], TypeError, "The metric 'bias' is the class Bias; pass an object: Bias(...)."),
+        (
+            {"bias": 3},
+            TypeError,
+            "The metric 'bias' is a name, a function f(y_pred, y_true) or a metric object; got 3.",
+        ),
+        (
+            {"bias": None},
+            TypeError,
+            "The metric 'bias' is a name, a function f(y_pred, y_true) or a metric object; got None.",
+        ),
+        (3, TypeError, "The metric 'int' is a name, a function f(y_pred, y_true) or a metric object; got 3."),
+    ],
+)
+def test_metrics_that_cannot_be_used_are_named(spec, kind, text):
+    assert message(kind, resolve.metrics, spec, MSE) == text
+
+
+@pytest.mark.parametrize(
+    ("loss", "threshold", "classes", "ignore_index"),
+    [
+        ("cross_entropy", 0.5, True, -100),
+        (nn.CrossEntropyLoss(ignore_index=7), 0.5, True, 7),
+        (functools.partial(functional.nll_loss, ignore_index=3), 0.5, True, 3),
+        ("bce_with_logits", 0.0, False, None),
+        (functools.partial(functional.binary_cross_entropy_with_logits, reduction="sum"), 0.0, False, None),
+        ("bce", 0.5, False, None),
+        ("mse", 0.5, False, None),
+        (own_metric, 0.5, False, None),
+    ],
+)
+def test_accuracy_by_name_suits_the_loss(loss, threshold, classes, ignore_index):
+    metric = resolve.metrics("accuracy", resolve.loss(loss))["accuracy"]
+    assert (metric.threshold, metric.classes, metric.ignore_index) == (threshold, classes, ignore_index)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Set what accelerators torch finds."""
+
+    def has(kind, count=1):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: kind and torch.device(kind))
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+    return has
+
+
+@pytest.mark.parametrize(
+    ("there", "spec", "found"),
+    [
+        (None, "auto", "cpu"),
+        ("cuda", "auto", "cuda"),
+        ("mps", "auto", "mps"),
+        ("cuda", "cpu", "cpu"),
+        ("cuda", "cuda", "cuda"),
+        ("cuda", "cuda:1", "cuda:1"),
+        ("cuda", torch.device("cuda:0"), "cuda:0"),
+        ("xpu", "xpu", "xpu"),
+        (None, "meta", "meta"),
+        (None, torch.device("cpu"), "cpu"),
+    ],
+)
+def test_a_device_that_is_there_is_found(machine, there, spec, found):
+    machine(there, 2)
+    assert resolve.device(spec) == torch.device(found)
+
+
+@pytest.mark.parametrize(
+    ("there", "spec", "text"),
+    [
+        (None, "gpu", "Unknown device 'gpu'. Devices are 'auto', 'cpu', 'cuda', 'cuda:1', 'mps', 'xpu'."),
+        (None, "Cuda", "Unknown device 'Cuda'. Devices are 'auto', 'cpu', 'cuda', 'cuda:1', 'mps', 'xpu'."),
+        (None, 1.5, "Unknown device 1.5. Devices are 'auto', 'cpu', 'cuda', 'cuda:1', 'mps', 'xpu'."),
+        (
+            None,
+            "cuda",
+            "The device 'cuda' is not there: torch finds no accelerator on this machine. Type device='auto'.",
+        ),
+        (
+            "cuda",
+            "mps",
+            "The device 'mps' is not there: torch finds only 'cuda' on this machine. Type device='auto'.",
+        ),
+        ("cuda", "cuda:2", "The device 'cuda:2' is not there: this machine has 2, numbered from 0."),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(machine, there, spec, text):
+    machine(there, 2)
+    assert message(ValueError, resolve.device, spec) == text
+
+
+def test_a_recipe_cannot_be_changed():
+    recipe = resolve.Recipe(MSE, torch.optim.Adam, {}, "cpu")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.device = "cuda"
