@@ -6,18 +6,18 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kerastorch import checks, step
+from kerastorch import checks, isolate, step
 from kerastorch.callbacks import DeviceTransfer
-from kerastorch.data import Batch, DataSource, NoData, adapt, makes_own_batches
+from kerastorch.data import DataSource, NoData, adapt, makes_own_batches
 from kerastorch.data.batch import unpack
 from kerastorch.display import Verbose, display
-from kerastorch.errors import NotCompiledError
+from kerastorch.errors import BusyError, NotCompiledError
 from kerastorch.hooks import Callback, Hooks
 from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Recipe
@@ -26,32 +26,32 @@ from kerastorch.state import TrainState
 from kerastorch.strategy import Single, Strategy
 from kerastorch.wrapper import Wrapper
 
-OwnStep = Callable[..., Any] | None
-
 
 class Session:
     """What a model keeps from one call to the next.
 
     Args:
         model: What is trained, and handed to the callbacks.
-        train_step: The user's own step, where there is one.
-        evaluate_step: Likewise.
+        base: The class whose steps are the ordinary ones; others are the user's own.
 
     Attributes:
         recipe: What `compile` was given; None before.
         running: The present run, with its callbacks.
     """
 
-    def __init__(self, model: Wrapper, train_step: OwnStep, evaluate_step: OwnStep) -> None:
+    def __init__(self, model: Wrapper, base: type) -> None:
         self.recipe: Recipe | None = None
         self.running: tuple[Run, Hooks] | None = None
         self._model = model
-        self._own_steps = train_step, evaluate_step
+        self._base = base
         self._strategy: Strategy = Single()
         self._state: TrainState | None = None
+        self._parameters: list[nn.Parameter] = []
+        self._trains = False
 
     def compile(self, recipe: Recipe) -> None:
         """Begin with a new optimizer."""
+        self._refuse_inside_fit("compile")
         self.recipe = recipe
         self._state = None
 
@@ -78,55 +78,106 @@ class Session:
         return self.running
 
     @property
-    def optimizer(self) -> Optimizer:
-        """The optimizer; made when first needed."""
-        self.compiled("optimizer")
-        return cast(Optimizer, self.state.optimizer)
-
-    @property
     def state(self) -> TrainState:
-        """Net, optimizer and counters; made when first needed, since the net may still change after `compile`.
-
-        Raises:
-            TypeError: What should build an optimizer built something else.
-            MismatchError: The optimizer trains another net.
-        """
+        """Net, sums and counters; the net is the present one, which may have changed."""
+        module = self._strategy.wrap(self._model.module)
         if self._state is None:
-            module = self._strategy.wrap(self._model.module)
-            optimizer = None if self.recipe is None else _built(self.recipe.optimizer, module)
-            self._state = TrainState(module, optimizer, MetricSet({} if self.recipe is None else self.recipe.metrics))
+            self._state = TrainState(module, None, MetricSet({} if self.recipe is None else self.recipe.metrics))
+        self._state.module = module
         return self._state
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; built when first needed, since the net may still change after `compile`.
+
+        Raises:
+            TypeError: What should build it built something else.
+            MismatchError: It does not train this net.
+        """
+        given, state = self.compiled("optimizer").optimizer, self.state
+        if state.optimizer is None:
+            state.optimizer = given if isinstance(given, Optimizer) else _built(given, state.module)
+            self._parameters = list(state.module.parameters())
+            checks.optimizer_fits(state.optimizer, state.module)
+        return state.optimizer
+
+    def _check_optimizer(self) -> None:
+        """See that the optimizer trains the present net.
+
+        Raises:
+            MismatchError: It does not, or cannot.
+        """
+        optimizer, module = self.optimizer, self.state.module
+        checks.needs_no_closure(optimizer)
+        if isinstance(self.compiled("fit").optimizer, Optimizer):
+            checks.optimizer_fits(optimizer, module)
+        else:
+            checks.same_parameters(module, self._parameters)
+
     @contextmanager
-    def begin(self, callbacks: Sequence[Callback], verbose: Verbose, **parts: Any) -> Iterator[tuple[Run, Hooks]]:
+    def begin(
+        self, callbacks: Sequence[Callback] | None, verbose: Verbose, *, trains: str = "", **parts: Any
+    ) -> Iterator[tuple[Run, Hooks]]:
         """Begin a run with its steps, and its callbacks: the transfer to the device first, the display last.
+
+        Args:
+            callbacks: The user's.
+            verbose: What to show.
+            trains: The name of the call, if it trains.
+            parts: Of the run.
 
         Raises:
             TypeError: `callbacks` is no list of callbacks.
+            BusyError: It trains, inside a call that trains.
         """
-        if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        if isinstance(callbacks, Callback) or not isinstance(callbacks, (Iterable, type(None))):
             raise TypeError(f"callbacks is a list; got {callbacks!r}. Type callbacks=[...].")
-        recipe = self.recipe
-        metrics = {} if recipe is None else copy.deepcopy(dict(recipe.metrics))  # validation has its own
-        run = Run(
-            self.state,
-            self._strategy,
-            None if recipe is None else recipe.loss,
-            val_metrics=MetricSet(metrics),
-            **parts,
-        )
-        has_transfer = any(isinstance(callback, DeviceTransfer) for callback in callbacks)
+        if trains:
+            self._refuse_inside_fit(trains)
+            if self.own_step("train_step") is None:  # a step of the user's own may have optimizers of its own
+                self._check_optimizer()
+        recipe, own = self.recipe, list(callbacks or ())
+        loss, metrics = (None, {}) if recipe is None else (recipe.loss, copy.deepcopy(dict(recipe.metrics)))
+        run = Run(self.state, self._strategy, loss, val_metrics=MetricSet(metrics), **parts)
+        has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
         transfer = [] if has_transfer else [DeviceTransfer("auto" if recipe is None else recipe.device)]
-        hooks = Hooks([*transfer, *callbacks, *display(verbose)], run, self._model)
+        hooks = Hooks([*transfer, *own, *display(verbose)], run, self._model)
         self._give_steps(run, hooks)
-        before, self.running = self.running, (run, hooks)  # a callback may evaluate in the middle of fit
-        try:
+        with self._running_as(run, hooks, trains=bool(trains)):
             yield run, hooks
+
+    def on_batch(self, what: str, x: Any, y: Any, weight: Any) -> dict[str, float]:
+        """Train on one batch or evaluate it, by the name of the call; return loss and metrics."""
+        self.compiled(what)
+        trains = what == "train_on_batch"
+        mode = isolate.training if trains else isolate.evaluation
+        with self.begin((), 0, trains=what if trains else "") as (run, hooks), mode(run.state.module):
+            hooks.emit("on_train_begin" if trains else "on_test_begin", {})
+            batch = hooks.prepare(unpack((x, y, weight), 0, float_dtype(run.state.module)))
+            metrics = run.state.metrics if trains else run.val_metrics
+            metrics.reset()
+            (run.train_step if trains else run.evaluate_step)(batch)
+        return metrics.result()
+
+    @contextmanager
+    def _running_as(self, run: Run, hooks: Hooks, *, trains: bool) -> Iterator[None]:
+        before, trained = self.running, self._trains
+        self.running, self._trains = (run, hooks), trains or trained
+        try:
+            yield
         finally:
-            self.running = before
+            self.running, self._trains = before, trained
+            if before is not None:  # a callback evaluated in the middle of fit, perhaps with a callback of that fit
+                for callback in before[1].callbacks:
+                    callback.run = before[0]
+
+    def own_step(self, name: str) -> Callable[..., Any] | None:
+        """Return the user's own step, where there is one: of a subclass, or set on the model."""
+        own = getattr(type(self._model), name) is not getattr(self._base, name) or name in vars(self._model)
+        return getattr(self._model, name) if own else None
 
     def _give_steps(self, run: Run, hooks: Hooks) -> None:
-        train, evaluate = self._own_steps
+        train, evaluate = self.own_step("train_step"), self.own_step("evaluate_step")
         run.train_step = functools.partial(step.train_step, run, hooks)
         run.evaluate_step = functools.partial(step.evaluate_step, run)
         run.predict_step = functools.partial(step.predict_step, run)
@@ -135,13 +186,15 @@ class Session:
         if evaluate is not None:
             run.evaluate_step = functools.partial(step.own_evaluate_step, run, step.by_batch(evaluate))
 
+    def _refuse_inside_fit(self, what: str) -> None:
+        if self._trains:
+            raise BusyError(f"{what} was called inside fit, and would spoil it. evaluate and predict may be.")
 
-def _built(optimizer: Any, module: nn.Module) -> Optimizer:
-    if not isinstance(optimizer, Optimizer):
-        optimizer = optimizer(module.parameters())
+
+def _built(factory: Callable[..., Any], module: nn.Module) -> Optimizer:
+    optimizer = factory(module.parameters())
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"What was given as optimizer must return a torch.optim.Optimizer; it returned {optimizer!r}.")
-    checks.optimizer_fits(optimizer, module)
     return optimizer
 
 
@@ -167,11 +220,6 @@ def float_dtype(net: nn.Module) -> torch.dtype:
     """Return the one floating dtype of a net's parameters, else torch's default."""
     dtypes = {parameter.dtype for parameter in net.parameters() if parameter.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else torch.get_default_dtype()
-
-
-def one_batch(x: Any, y: Any, weight: Any, net: nn.Module) -> Batch:
-    """Return what `train_on_batch` and its kin were given as a batch."""
-    return unpack((x, y, weight), 0, float_dtype(net))
 
 
 def to_numpy(leaf: Any) -> Any:

@@ -28,7 +28,7 @@ def save(content: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         CheckpointError: It cannot be written.
     """
-    with _replaced(Path(path)) as file:
+    with _replaced(Path(path).expanduser()) as file:
         torch.save({"format": FORMAT, "torch": str(torch.__version__), **content}, file)
 
 
@@ -38,7 +38,7 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
     Raises:
         CheckpointError: It cannot be written.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         with _replaced(path) as file:
             torch.save(dict(weights), file)
@@ -61,7 +61,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
         FileNotFoundError: There is none.
         CheckpointError: It is damaged, or holds more than tensors and plain containers.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         others = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
         raise FileNotFoundError(f"There is no file {path}.{did_you_mean(path.name, others)}")
@@ -105,15 +105,18 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Pa
     for prefix in _WRAPPERS:
         if weights and not set(weights) & set(own) and all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    if own and weights and all(name.startswith("_orig_mod.") for name in own) and not set(weights) & set(own):
+        weights = {f"_orig_mod.{name}": value for name, value in weights.items()}  # plain weights, a compiled net
     missing, unknown = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     shapes = [
         f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the net"
         for name in own
         if isinstance(own[name], Tensor) and name in weights and weights[name].shape != own[name].shape
     ]
-    if strict and len(missing) == len(own) and unknown:
+    if len(missing) == len(own) and unknown:
         raise CheckpointError(
-            f"{source} does not fit {type(module).__name__}: no name agrees. It has {unknown[0]}, the net has {missing[0]}."
+            f"{source} does not fit {type(module).__name__}: no name agrees. "
+            f"It has {unknown[0]}, the net has {missing[0]}."
         )
     problems = [_listed("not in the file", missing), _listed("not in the net", unknown)] if strict else []
     problems.append(_listed("of another shape", shapes))
@@ -182,7 +185,7 @@ def _explained(path: Path) -> Iterator[None]:
             ) from error
         size = path.stat().st_size
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({size} bytes): {error or type(error).__name__}."
+            f"{path} is damaged or no checkpoint ({size} bytes): {str(error) or type(error).__name__}."
         ) from error
 
 

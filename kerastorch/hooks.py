@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from torch import nn
 
 from kerastorch.data import Batch
-from kerastorch.errors import did_you_mean
+from kerastorch.errors import add_note, did_you_mean
 from kerastorch.run import Run
 
 Logs = Mapping[str, float]
@@ -133,11 +133,31 @@ class Hooks:
         for listener in self._listeners[name]:
             listener(*arguments)
 
+    def emit_exception(self, error: BaseException) -> None:
+        """Tell every callback of an error, and let none of them take its place."""
+        for listener in self._listeners["on_exception"]:
+            try:
+                listener(error)
+            except Exception as another:  # the terminal and the files of the others are still to be closed
+                add_note(error, f"kerastorch: on_exception of {_owner(listener)} failed as well: {another!r}")
+
     def prepare(self, batch: Batch) -> Batch:
-        """Hand a batch through every `prepare_batch`."""
+        """Hand a batch through every `prepare_batch`.
+
+        Raises:
+            TypeError: One of them returns no batch.
+        """
         for prepare in self._listeners["prepare_batch"]:
-            batch = prepare(batch)
+            given, batch = batch, prepare(batch)
+            if not isinstance(batch, Batch):
+                raise TypeError(
+                    f"prepare_batch of {_owner(prepare)} must return a {type(given).__name__}; got {batch!r}."
+                )
         return batch
+
+
+def _owner(listener: Callable[..., Any]) -> str:
+    return type(getattr(listener, "__self__", listener)).__name__
 
 
 def _overrides(callback: Callback, name: str) -> bool:

@@ -130,10 +130,11 @@ def prepared(run: Run, hooks: Hooks, batches: Iterator[Batch]) -> Iterator[Batch
         if ready is not None:
             run.current = ready
             yield ready
+            run.current = None
     if waiting is not None:
         run.current = waiting
         yield waiting
-    run.current = None
+        run.current = None
 
 
 @contextmanager
@@ -144,5 +145,5 @@ def explained(run: Run, hooks: Hooks) -> Iterator[None]:
     except BaseException as error:
         if run.current is not None and isinstance(error, Exception):
             add_note(error, run.explanation(run.current))
-        hooks.emit("on_exception", error)
+        hooks.emit_exception(error)
         raise

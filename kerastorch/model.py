@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from kerastorch import assembly, checkpoint, checks, isolate, loop, resolve, step
+from kerastorch import assembly, checkpoint, checks, loop, resolve, step
 from kerastorch.data import Batch
 from kerastorch.display import Verbose
 from kerastorch.history import History
@@ -43,15 +43,14 @@ class Model(Wrapper):
     def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__(net)
         self.history = History()
-        steps = self._override("train_step"), self._override("evaluate_step")
-        self._session = assembly.Session(self, *steps)
+        self._session = assembly.Session(self, Model)
 
     def compile(
         self,
         loss: Any = None,
         optimizer: Any = None,
         metrics: Any = None,
-        device: str | torch.device = "auto",
+        device: str | torch.device | None = "auto",
         *,
         loss_func: Any = None,
         metrics_dict: Mapping[str, Any] | None = None,
@@ -59,7 +58,8 @@ class Model(Wrapper):
         """Say how to train.
 
         Args:
-            loss: `f(output, target)`, a loss of `torch.nn`, or its name: `"cross_entropy"`, `"mse"`, `"bce"`.
+            loss: `f(output, target)`, a loss of `torch.nn`, or its name: `"cross_entropy"`, `"mse"`, `"bce"`. An
+                overridden `train_step` needs none.
             optimizer: An optimizer; or a name, a class, a `functools.partial` or a function, that is called with the
                 parameters. Adam with learning rate 1e-3 by default.
             metrics: `{name: metric}` or a list. A metric is a name (`"accuracy"`, `"mse"`, `"mae"`), a function
@@ -72,15 +72,13 @@ class Model(Wrapper):
             ValueError: A name is unknown, or a device is not there.
             TypeError: An argument is of the wrong kind, or given in both spellings.
         """
-        loss = _either("loss", loss, "loss_func", loss_func)
-        resolved = resolve.loss(loss)
-        resolve.device(device)
-        recipe = resolve.Recipe(
-            loss=resolved,
-            optimizer=resolve.optimizer(optimizer),
-            metrics=resolve.metrics(_either("metrics", metrics, "metrics_dict", metrics_dict), resolved),
-            device=device,
-        )
+        loss = resolve.either("loss", loss, "loss_func", loss_func)
+        metrics = resolve.either("metrics", metrics, "metrics_dict", metrics_dict)
+        needless = loss is None and self._session.own_step("train_step") is not None
+        resolved = None if needless else resolve.loss(loss)
+        place = "auto" if device is None else device
+        resolve.device(place)
+        recipe = resolve.Recipe(resolved, resolve.optimizer(optimizer), resolve.metrics(metrics, resolved), place)
         self._session.compile(recipe)
 
     def fit(
@@ -90,7 +88,7 @@ class Model(Wrapper):
         dl_val: Any = None,
         log_step_freq: int | None = None,
         *,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | None = None,
         verbose: Verbose = "auto",
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
@@ -101,7 +99,7 @@ class Model(Wrapper):
     ) -> History:
         """Train. A second call trains on, from the weights and the state of the optimizer that are there.
 
-        Without validation it equals a loop written by hand bit for bit on the CPU; a validation changes nothing.
+        It equals a loop written by hand bit for bit on the CPU; a validation changes nothing, not even random numbers.
         The first Ctrl-C finishes the batch and ends training as if it were over, the second stops at once.
 
         Args:
@@ -115,7 +113,7 @@ class Model(Wrapper):
                 per epoch; 0: nothing.
             initial_epoch: The number of the first epoch, from 0.
             steps_per_epoch: Batches per epoch; the next epoch goes on where one ended. For data without end.
-            validation_steps: Batches per validation; always the first ones.
+            validation_steps: Batches per validation; always the first ones, but a generator goes on.
             validation_freq: Validate after every so many epochs.
             batch_size: For a Dataset and tensors; 32 by default.
             shuffle: For a Dataset and tensors; True by default.
@@ -138,11 +136,11 @@ class Model(Wrapper):
         val_data = assembly.validation_data(dl_val, net, batch_size=batch_size, steps=validation_steps)
         for source in (train_data, val_data):
             checks.enough_data(source, epochs - initial_epoch)
-        self._session.state.begin_fit(initial_epoch)
-        self.history = self._session.state.history
         parts = {"train_data": train_data, "val_data": val_data, "epochs": epochs}
         options = {"validation_freq": validation_freq, "log_step_freq": log_step_freq}
-        with self._session.begin(callbacks, verbose, **parts, **options) as (run, hooks):
+        with self._session.begin(callbacks, verbose, trains="fit", **parts, **options) as (run, hooks):
+            run.state.begin_fit(initial_epoch)
+            self.history = run.state.history
             with graceful_interrupt(lambda: run.interrupt("Ctrl-C")):
                 history = loop.fit(run, hooks)
             if run.interrupted:
@@ -153,7 +151,7 @@ class Model(Wrapper):
         self,
         dl_val: Any = None,
         *,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | None = None,
         verbose: Verbose = 0,
         batch_size: int | None = None,
         steps: int | None = None,
@@ -162,8 +160,8 @@ class Model(Wrapper):
 
         Args:
             dl_val: Data in any form that `fit` takes.
-            callbacks: Callbacks, called in their order.
-            verbose: As for `fit`.
+            callbacks: As for `fit`, and so are `verbose` and `batch_size`.
+            verbose: Nothing is shown by default.
             batch_size: For a Dataset and tensors; 32 by default.
             steps: Batches to use; all by default.
         """
@@ -176,7 +174,7 @@ class Model(Wrapper):
         self,
         dl: Any = None,
         *,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | None = None,
         verbose: Verbose = 0,
         batch_size: int | None = None,
         steps: int | None = None,
@@ -186,8 +184,8 @@ class Model(Wrapper):
 
         Args:
             dl: Data in any form that `fit` takes, with or without targets; targets and weights are left out.
-            callbacks: Callbacks, called in their order.
-            verbose: As for `fit`.
+            callbacks: As for `fit`, and so are `verbose` and `batch_size`.
+            verbose: Nothing is shown by default.
             batch_size: For a Dataset and tensors; 32 by default.
             steps: Batches to use; all by default.
             as_numpy: Return arrays.
@@ -202,20 +200,11 @@ class Model(Wrapper):
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
         """Train on one batch; return its loss and metrics."""
-        self._session.compiled("train_on_batch")
-        self._session.state.metrics.reset()
-        with self._session.begin((), 0) as (run, hooks), isolate.training(self.module):
-            hooks.emit("on_train_begin", {})
-            run.train_step(hooks.prepare(assembly.one_batch(x, y, sample_weight, self.module)))
-        return run.state.metrics.result()
+        return self._session.on_batch("train_on_batch", x, y, sample_weight)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
         """Return loss and metrics of one batch."""
-        self._session.compiled("test_on_batch")
-        with self._session.begin((), 0) as (run, hooks), isolate.evaluation(self.module):
-            hooks.emit("on_test_begin", {})
-            run.evaluate_step(hooks.prepare(assembly.one_batch(x, y, sample_weight, self.module)))
-        return run.val_metrics.result()
+        return self._session.on_batch("test_on_batch", x, y, sample_weight)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Return what the net gives for one batch, on the CPU."""
@@ -232,6 +221,7 @@ class Model(Wrapper):
             has noted loss and metrics itself.
         """
         run, hooks = self._session.present("train_step")
+        run.state.optimizer = self.optimizer
         step.train_step(run, hooks, batch)
         return None
 
@@ -240,6 +230,24 @@ class Model(Wrapper):
         run, _ = self._session.present("evaluate_step")
         step.evaluate_step(run, batch)
         return None
+
+    @property
+    def loss_func(self) -> Any:
+        """The loss as it was given to `compile`, for steps of one's own."""
+        loss = self._session.compiled("loss_func").loss
+        return None if loss is None else loss.function
+
+    @property
+    def metrics_dict(self) -> dict[str, Any]:
+        """The metrics by name, functions as they were given, for steps of one's own."""
+        metrics = self._session.compiled("metrics_dict").metrics
+        return {name: getattr(metric, "function", metric) for name, metric in metrics.items()}
+
+    def _stop_if(self, value: bool) -> None:
+        if value:
+            self.stop("model.stop_training = True")
+
+    stop_training = property(fset=_stop_if, doc="Set to True, as callbacks of Keras do, it is `stop()`.")
 
     def stop(self, reason: str = "model.stop() was called") -> None:
         """End a running `fit` after this batch; validation and the end of the epoch still come."""
@@ -287,13 +295,3 @@ class Model(Wrapper):
     def optimizer(self) -> Optimizer:
         """The optimizer, with its state."""
         return self._session.optimizer
-
-    def _override(self, name: str) -> Callable[..., Any] | None:
-        own = getattr(type(self), name) is not getattr(Model, name)
-        return getattr(self, name) if own else None
-
-
-def _either(name: str, value: Any, other: str, other_value: Any) -> Any:
-    if value is not None and other_value is not None:
-        raise TypeError(f"{name} and {other} are two spellings of one argument; give one of them.")
-    return other_value if value is None else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,28 +73,42 @@ class Run:
         self.stop(reason)
         self.interrupted = True
 
+    @property
+    def trains(self) -> bool:
+        """Whether this is a call of `fit`."""
+        return not isinstance(self.train_data, NoData)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether some epochs are followed by a validation."""
+        return not isinstance(self.val_data, NoData)
+
     def validates(self, epoch: int) -> bool:
         """Whether this epoch, from 0, is followed by a validation."""
-        return not isinstance(self.val_data, NoData) and (epoch + 1) % self.validation_freq == 0
+        return self.has_validation and (epoch + 1) % self.validation_freq == 0
 
     def explanation(self, batch: Batch) -> str:
         """Say in one line where an error came up, for the end of its traceback."""
-        place = "" if isinstance(self.train_data, NoData) else f"epoch {self.state.epoch + 1}, "
+        place = f"epoch {self.state.epoch + 1}, " if self.trains else ""
         return f"kerastorch: {place}batch {batch.index + 1} of its data: {batch.describe()}"
 
     def farewell(self) -> str:
         """Say why and where training ended early, and what is left."""
         state = self.state
         where = f"in epoch {state.epoch + 1}" + (f" after batch {state.batch}" if state.batch else "")
-        finished = len(state.history)
-        return f"Stopped by {self.stop_reason} {where}. The history keeps {finished} finished epoch{'s'[: finished != 1]}."
+        epochs = f"{len(state.history)} finished epoch{'' if len(state.history) == 1 else 's'}"
+        return f"Stopped by {self.stop_reason} {where}. The history keeps {epochs}."
 
     def run_dry(self, data: DataSource) -> None:
-        """An epoch had no batch: end training if it has learned something, else say so.
+        """An epoch had no batch. What was learned is kept: training ends, or goes on without validation.
 
         Raises:
             DataError: There never was a batch.
         """
-        if isinstance(self.train_data, NoData) or not self.state.history.epoch:
+        if not self.trains or not self.state.history.epoch:
             raise DataError(f"{data.name} gave no batch at all; it is empty, or an iterator that was read before.")
-        self.interrupt(f"the end of {data.name}")
+        if data is self.val_data:
+            self.val_data = NoData()
+            warnings.warn(f"{data.name} has no more batches; training goes on without validation.", stacklevel=2)
+        else:
+            self.interrupt(f"the end of {data.name}")

@@ -24,7 +24,11 @@ def graceful_interrupt(first: Callable[[], Any]) -> Iterator[None]:
         yield  # somebody else handles Ctrl-C, or nobody does: leave it so
         return
 
+    process = os.getpid()
+
     def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            return  # a worker that was forked: the process that trains decides
         signal.signal(signal.SIGINT, before)
         os.write(2, _NOTE)  # print is not safe here: it may have been interrupted itself
         first()

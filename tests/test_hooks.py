@@ -1,10 +1,12 @@
 import inspect
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 import kerastorch as kt
+from kerastorch.data import Batch
 from kerastorch.hooks import HOOKS, Callback, Hooks
 
 
@@ -47,11 +49,38 @@ def test_callbacks_are_called_in_their_order_and_know_run_and_model():
 def test_prepare_batch_goes_through_every_callback():
     class Add(Callback):
         def prepare_batch(self, batch):
-            return batch + 1
+            return Batch(batch.index, batch.x + 1)
 
     hooks = Hooks([Add(), Callback(), Add()], run=None, model=None)
     assert hooks.prepares
-    assert hooks.prepare(1) == 3
+    assert hooks.prepare(Batch(0, 1)).x == 3
+
+
+def test_a_prepare_batch_that_returns_nothing_is_named():
+    class Forgets(Callback):
+        def prepare_batch(self, batch):
+            batch.x = batch.x * 2
+
+    with pytest.raises(TypeError, match="prepare_batch of Forgets must return a Batch; got None"):
+        Hooks([Forgets()], run=None, model=None).prepare(Batch(0, 1))
+
+
+def test_an_on_exception_that_fails_hides_neither_the_error_nor_the_other_callbacks():
+    calls = []
+
+    class Fails(Callback):
+        def on_exception(self, error):
+            raise KeyError("another")
+
+    class Watches(Callback):
+        def on_exception(self, error):
+            calls.append(error)
+
+    error = ValueError("the first")
+    Hooks([Fails(), Watches()], run=None, model=None).emit_exception(error)
+    assert calls == [error]
+    if sys.version_info >= (3, 11):
+        assert error.__notes__ == ["kerastorch: on_exception of Fails failed as well: KeyError('another')"]
 
 
 def test_a_misspelt_hook_is_an_error_with_a_suggestion():

@@ -340,6 +340,70 @@ def test_a_batch_norm_frozen_by_hand_stays_frozen_in_fit():
     assert model.module.training
 
 
+class Freezing(nn.Module):
+    """Keeps its norm frozen, as detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm1d(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.layer(self.norm(x))
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+def test_a_train_method_of_the_nets_own_is_called_also_inside_a_larger_net():
+    for net in (Freezing(), nn.Sequential(nn.BatchNorm1d(6), Freezing())):
+        norm = next(part for part in net.modules() if isinstance(part, Freezing)).norm
+        compiled(net).fit(1, make_data(), make_data(), verbose=0)
+        assert not norm.running_mean.any()
+    net[0].eval()  # frozen by hand, beside it
+    before = net[0].running_mean.clone()
+    compiled(net).fit(1, make_data(), verbose=0)
+    assert torch.equal(net[0].running_mean, before)
+
+
+def test_metrics_see_the_output_as_it_was_before_the_weights_changed():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return self.mean.expand(len(x))
+
+    model = kt.Model(Constant())
+    model.compile("mse", lambda parameters: torch.optim.SGD(parameters, lr=0.25), ["mse"])
+    history = model.fit(1, [(torch.zeros(4, 1), torch.ones(4))], verbose=0)
+    assert history["mse"] == history["loss"] == [1.0]
+
+
+def test_a_metric_that_fails_fails_before_the_first_step():
+    model = compiled(metrics={"broken": lambda p, t: "text"})
+    before = copy.deepcopy(dict(model.module.named_parameters()))
+    with pytest.raises(kt.errors.MismatchError, match=r"The metric 'broken' must be one number.*; got 'text'"):
+        model.fit(1, make_data(), verbose=0)
+    assert all(torch.equal(value, before[name]) for name, value in model.module.named_parameters())
+
+
+def test_validation_data_that_end_do_not_end_training():
+    model = compiled()
+    validation = iter([make_data(4), make_data(4)])
+
+    class ReadOnce:
+        def __iter__(self):
+            return validation
+
+    with pytest.warns(UserWarning, match="dl_val has no more batches; training goes on without validation"):
+        history = model.fit(3, make_data(), ReadOnce(), verbose=0)
+    assert history.epoch == [0, 1, 2]
+    assert [value == value for value in history["val_loss"]] == [True, False, False]
+
+
 def test_a_net_in_evaluation_mode_is_trained_in_training_mode_and_left_as_it_was():
     model = compiled()
     model.module.eval()
@@ -384,6 +448,16 @@ def test_an_error_in_predict_names_its_batch_without_an_epoch(capsys):
     with pytest.raises(RuntimeError) as caught:
         compiled().predict([torch.randn(4, 6), torch.randn(4, 7)])
     assert line_added_to(caught.value, capsys) == ["kerastorch: batch 2 of its data: x float32 (4, 7) cpu, y None"]
+
+
+def test_an_error_of_the_loader_is_not_laid_at_the_door_of_the_batch_before():
+    def batches():
+        yield make_data(4)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        compiled().fit(1, batches(), verbose=0)
+    assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -496,6 +570,8 @@ def test_nothing_waits_for_the_device_in_a_step_unless_the_user_does(monkeypatch
         raise AssertionError("a step waited for the device")
 
     steps = []
+    monkeypatch.setattr("kerastorch.metrics.set._read_if_free", lambda part: part)  # as on an accelerator
+    monkeypatch.setattr("kerastorch.losses._surely_not_negative", lambda labels: False)
 
     def watch(batch, logs):
         if batch == 0:

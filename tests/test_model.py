@@ -382,8 +382,179 @@ def test_a_step_that_returns_something_strange_is_named():
 
     model = Own(make_net())
     model.compile("cross_entropy")
-    with pytest.raises(MismatchError, match="must return a dict of values, or None; got 3"):
+    with pytest.raises(MismatchError, match=r"must return a dict of values, such as .*; got 3"):
         model.fit(1, make_data(), verbose=0)
+
+
+def test_a_step_of_ones_own_finds_loss_metrics_and_optimizer_by_the_names_of_torchkeras():
+    class Own(kt.Model):
+        def train_step(self, features, labels):
+            self.train()
+            self.optimizer.zero_grad()
+            predictions = self.forward(features)
+            loss = self.loss_func(predictions, labels)
+            loss.backward()
+            self.optimizer.step()
+            values = {name: function(predictions, labels).item() for name, function in self.metrics_dict.items()}
+            return {"loss": loss.item(), **values}
+
+    def accuracy(y_pred, y_true):
+        return (y_pred.argmax(1) == y_true).float().mean()
+
+    own, plain = Own(make_net()), kt.Model(make_net())
+    for model in (own, plain):
+        model.compile("cross_entropy", functools.partial(torch.optim.SGD, lr=0.1), {"accuracy": accuracy})
+    histories = [model.fit(2, make_data(), verbose=0, shuffle=False, batch_size=7) for model in (own, plain)]
+    assert histories[0]["loss"] == pytest.approx(histories[1]["loss"], rel=1e-6)
+    assert histories[0]["accuracy"] == pytest.approx(histories[1]["accuracy"], rel=1e-6)
+    assert torch.equal(own.net[0].weight, plain.net[0].weight)
+
+
+def test_a_step_set_on_the_model_is_used():
+    model = compiled()
+    model.train_step = lambda batch: {"loss": 7.0}
+    assert model.fit(1, make_data(), verbose=0)["loss"] == [7.0]
+
+
+def test_two_optimizers_need_neither_loss_nor_optimizer_in_compile():
+    class Two(kt.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 1)
+            self.optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.first, self.second)]
+
+        def forward(self, x):
+            return self.second(self.first(x))
+
+        def train_step(self, batch):
+            loss = self(batch.x).pow(2).mean()
+            self.zero_grad()
+            loss.backward()
+            for optimizer in self.optimizers:
+                optimizer.step()
+            return {"loss": loss}
+
+    model = Two()
+    model.compile(metrics=["accuracy"])
+    assert model.loss_func is None
+    before = copy.deepcopy(model.state_dict())
+    history = model.fit(3, make_data()[0], verbose=0)
+    assert history["loss"][2] < history["loss"][0]
+    assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(NotCompiledError, match="cannot be evaluated without a loss"):
+        model.evaluate(make_data())
+
+
+def test_a_callback_of_keras_stops_training():
+    class Stops(kt.Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.stop_training = epoch == 1
+
+    assert compiled().fit(5, make_data(), callbacks=[Stops()], verbose=0).epoch == [0, 1]
+
+
+def test_calls_that_would_spoil_fit_are_refused_inside_it():
+    x, y = make_data()
+    for call in (
+        lambda model: model.fit(1, (x, y)),
+        lambda model: model.train_on_batch(x, y),
+        lambda model: model.compile("mse"),
+    ):
+        model = compiled()
+        inside = kt.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs, m=model, c=call: c(m))
+        with pytest.raises(kt.errors.BusyError, match="was called inside fit"):
+            model.fit(1, (x, y), callbacks=[inside], verbose=0)
+        call(model)  # afterwards all is well
+
+
+def test_a_callback_shared_with_an_evaluation_inside_fit_still_stops_fit():
+    class Stops(kt.Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.evaluate(make_data(), callbacks=[self])
+            self.run.stop("now")
+
+    assert compiled().fit(5, make_data(), callbacks=[Stops()], verbose=0).epoch == [0]
+
+
+def test_an_optimizer_that_needs_a_closure_is_explained_before_training():
+    model = kt.Model(make_net())
+    model.compile("cross_entropy", "lbfgs")
+    with pytest.raises(MismatchError, match=r"LBFGS evaluates the loss several times.*override train_step\(batch\)"):
+        model.fit(1, make_data(), verbose=0)
+
+
+def test_lbfgs_in_a_step_of_ones_own():
+    class Own(kt.Model):
+        def train_step(self, batch):
+            def closure():
+                self.optimizer.zero_grad()
+                loss = self.loss_func(self(batch.x), batch.y)
+                loss.backward()
+                return loss
+
+            return {"loss": self.optimizer.step(closure)}
+
+    model = Own(make_net())
+    model.compile("cross_entropy", "lbfgs")
+    history = model.fit(3, make_data(), verbose=0, shuffle=False)
+    assert history["loss"][2] < history["loss"][0]
+
+
+def test_a_net_that_is_replaced_is_used_and_its_optimizer_missed():
+    model = compiled()
+    model.fit(1, make_data(), verbose=0)
+    model.net = nn.Linear(4, 3)
+    assert torch.equal(model.predict(make_data()[0]), model.net(make_data()[0]).detach())
+    with pytest.raises(MismatchError, match=r"The net has new parameters, weight for one.*compile"):
+        model.fit(1, make_data(), verbose=0)
+    model.compile("cross_entropy", "sgd")
+    model.fit(1, make_data(), verbose=0)
+
+
+def test_a_new_head_that_the_optimizer_does_not_know_is_an_error():
+    model = compiled()
+    model.fit(1, make_data(), verbose=0)
+    model.net[2] = nn.Linear(8, 3)
+    with pytest.raises(MismatchError, match=r"The net has new parameters, 2\.weight for one"):
+        model.fit(1, make_data(), verbose=0)
+
+
+def test_an_optimizer_that_was_built_before_layers_were_replaced_is_doubted():
+    net = make_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net[2] = nn.Linear(8, 3)
+    model = kt.Model(net)
+    model.compile("cross_entropy", optimizer)
+    with pytest.warns(UserWarning, match=r"does not train 2\.weight.*Were layers replaced"):
+        model.fit(1, make_data(), verbose=0)
+
+
+def test_hooks_on_the_model_run_in_every_call():
+    model = compiled()
+    calls = []
+    model.register_forward_hook(lambda *arguments: calls.append(1))
+    model.fit(1, make_data(), verbose=0)
+    model.evaluate(make_data())
+    model.predict(make_data()[0])
+    assert len(calls) == 3
+
+
+def test_a_compiled_net_without_parameters_evaluates():
+    model = kt.Model(nn.Identity())
+    model.compile("mse", "adam")
+    assert model.evaluate((torch.ones(4, 1), torch.zeros(4, 1))) == {"loss": 1.0}
+
+
+def test_the_defaults_of_torchkeras_and_keras_are_taken():
+    model = kt.Model(make_net())
+    model.compile("cross_entropy", None, None, None)
+    model.fit(np.int64(1), make_data(), callbacks=None, verbose=0)
+
+
+@pytest.mark.parametrize("name", ["lr", "epoch", "seconds", "loss", "val_loss"])
+def test_names_that_stand_for_something_else_are_no_metrics(name):
+    with pytest.raises(ValueError, match=f"The metric name '{name}' stands for something else in the history"):
+        kt.Model(make_net()).compile("mse", metrics={name: "mae"})
 
 
 def test_a_step_by_hand_points_to_train_on_batch():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from kerastorch.errors import NotCompiledError
+from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.metrics import MetricSet
-from kerastorch.step import bind, by_batch, detached, loss_of, own_train_step, train_step
+from kerastorch.step import bind, by_batch, clear_gradients, detached, loss_of, own_train_step, train_step
 
 
 class Record(nn.Module):
@@ -74,15 +74,59 @@ def test_own_steps_are_called_by_batch_or_by_features_and_labels():
     batch = SimpleNamespace(x=1, y=2, size=4)
     assert by_batch(lambda features, labels: (features, labels))(batch) == (1, 2)
     assert by_batch(lambda it: it)(batch) is batch
+    assert by_batch(lambda it, clip=1.0: it)(batch) is batch
 
 
 def test_an_own_step_that_called_the_ordinary_one_is_not_counted_twice():
     state = SimpleNamespace(step=0, metrics=MetricSet({}))
     run = SimpleNamespace(state=state)
     batch = SimpleNamespace(x=1, y=2, size=4)
-    own_train_step(run, lambda it: None, batch)
-    assert state.step == 0
-    assert not state.metrics
     own_train_step(run, lambda it: {"loss": 3.0}, batch)
     assert state.step == 1
     assert dict(state.metrics) == {"loss": 3.0}
+    assert state.metrics.samples == 4
+
+
+def ordinary(run):
+    def step(batch):
+        run.state.step += 1
+        run.state.metrics.update(torch.tensor(1.0), 4, None, batch)
+
+    return step
+
+
+def test_an_own_step_may_add_values_to_those_of_the_ordinary_one():
+    run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})))
+    batch = SimpleNamespace(x=1, y=2, size=4)
+    step = ordinary(run)
+    own_train_step(run, step, batch)
+    own_train_step(run, lambda it: step(it) or {"norm": 2.0}, batch)
+    assert run.state.step == 2
+    assert run.state.metrics.samples == 8
+    assert dict(run.state.metrics) == {"loss": 1.0, "norm": 2.0}
+    with pytest.raises(MismatchError, match="The ordinary step has noted 'loss' already; return it under another name"):
+        own_train_step(run, lambda it: step(it) or {"loss": 5.0}, batch)
+
+
+@pytest.mark.parametrize("value", [None, {}, 3])
+def test_an_own_step_that_notes_nothing_is_an_error(value):
+    run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})))
+    with pytest.raises(MismatchError, match=r"must return a dict of values, such as {'loss': loss}; got"):
+        own_train_step(run, lambda it: value, SimpleNamespace(x=1, y=2, size=4))
+
+
+def test_gradients_are_cleared_by_the_optimizer_itself_where_it_has_a_way_of_its_own():
+    parameters = [nn.Parameter(torch.ones(1)) for _ in range(3)]
+    calls = []
+
+    class Own(torch.optim.SGD):
+        def zero_grad(self, set_to_none=True):
+            calls.append(set_to_none)
+
+    for kind in (torch.optim.SGD, Own):
+        optimizer = kind([{"params": parameters[:2]}, {"params": parameters[2:], "lr": 0.5}], lr=0.1)
+        for parameter in parameters:
+            parameter.grad = torch.ones(1)
+        clear_gradients(optimizer)
+        assert [parameter.grad is None for parameter in parameters] == [kind is torch.optim.SGD] * 3
+    assert calls == [True]

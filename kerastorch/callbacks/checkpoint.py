@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import Formatter
 
 from kerastorch import checkpoint
 from kerastorch.callbacks.monitor import Mode, Monitor
 from kerastorch.errors import did_you_mean
-from kerastorch.hooks import Callback
+from kerastorch.hooks import Callback, Logs
+from kerastorch.state import TrainState
 
 
 class ModelCheckpoint(Callback):
@@ -22,14 +24,16 @@ class ModelCheckpoint(Callback):
     Args:
         filepath: A pattern, filled in with `epoch` (from 1) and every value of the logs. Directories are made.
         monitor: What decides which epoch is the best.
-        save_best_only: Write only when `monitor` is better than ever before; NaN never is. Where the logs do not have
-            it, every epoch is written, with a warning.
+        save_best_only: Write only when `monitor` is better than ever before in this training; NaN never is.
+            An epoch without validation is none. If the logs never have `monitor`, every epoch is written, with a
+            warning.
         save_weights_only: Write the weights alone, not optimizer, counters and history. A `.safetensors` file always
             holds weights alone.
         mode: `"min"`, `"max"`, or `"auto"` to tell from the name.
 
     Raises:
-        ValueError: Another mode; or a name in the pattern that the logs do not have, after the first epoch.
+        ValueError: Another mode, one that is needed, or a broken pattern; or, after the first epoch, a name in the
+            pattern that the logs do not have.
     """
 
     def __init__(
@@ -42,9 +46,16 @@ class ModelCheckpoint(Callback):
         mode: Mode = "auto",
     ) -> None:
         self.filepath = str(filepath)
+        if any(name is not None and not name for _, name, _, _ in Formatter().parse(self.filepath)):
+            raise ValueError(
+                f"The file name {self.filepath!r} has an empty pattern; type {{epoch}} or {{val_loss:.3f}}."
+            )
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
         self.monitor = Monitor(monitor, mode)
+        if save_best_only:
+            self.monitor.resolve()
+        self._state: TrainState | None = None
 
     def __repr__(self) -> str:
         return (
@@ -52,15 +63,29 @@ class ModelCheckpoint(Callback):
             f"save_weights_only={self.save_weights_only}, mode={self.monitor.mode!r})"
         )
 
+    def on_train_begin(self, logs: Logs) -> None:
+        """Forget what was the best of another model, or of this one before it was compiled anew."""
+        if self._state is not self.run.state:
+            self.monitor.best = None
+        self._state = self.run.state
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Write, if this epoch is to be kept."""
-        if self.save_best_only and self.monitor.improves(logs) is False:
+        if self.save_best_only and not self._is_best(epoch, logs):
             return
         path = self._path(epoch, logs)
         if self.save_weights_only or path.suffix == ".safetensors":
             checkpoint.save_weights(self.run.state.module.state_dict(), path)
         else:
             checkpoint.save(self.run.state.state_dict(), path)
+
+    def _is_best(self, epoch: int, logs: dict[str, float]) -> bool:
+        if self.monitor.name in logs:
+            return self.monitor.improves(logs)
+        if self.monitor.best is not None or (self.run.has_validation and not self.run.validates(epoch)):
+            return False
+        self.monitor.warn(logs)
+        return True
 
     def _path(self, epoch: int, logs: dict[str, float]) -> Path:
         try:

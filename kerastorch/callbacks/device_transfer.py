@@ -28,6 +28,7 @@ class DeviceTransfer(Callback):
     def __init__(self, device: str | torch.device = "auto", *, non_blocking: bool = True) -> None:
         self.device = device
         self.non_blocking = non_blocking
+        self._idle = False
 
     def __repr__(self) -> str:
         return f"DeviceTransfer({str(self.device)!r}, non_blocking={self.non_blocking})"
@@ -46,6 +47,8 @@ class DeviceTransfer(Callback):
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Move inputs, targets and weights."""
+        if self._idle:
+            return batch
         device, non_blocking = self.run.device, self.non_blocking
         batch.x = move(batch.x, device, non_blocking)
         batch.y = move(batch.y, device, non_blocking)
@@ -59,6 +62,7 @@ class DeviceTransfer(Callback):
             return
         run.device = device = self._choose()
         run.lookahead = device.type != "cpu"
+        self._idle = device.type == "cpu" and not torch.accelerator.is_available()  # everything is there already
         run.state.module.to(device)
         if run.loss is not None:
             run.loss.to(device)

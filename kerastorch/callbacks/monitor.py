@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Literal
 
+from kerastorch.errors import did_you_mean
 from kerastorch.history import better_direction
 from kerastorch.hooks import Logs
 
@@ -30,18 +31,27 @@ class Monitor:
         self.mode = mode
         self.best: float | None = None
 
-    def improves(self, logs: Logs) -> bool | None:
-        """Whether the value is the best so far, and remember it. NaN never is; None where there is no value."""
-        value = logs.get(self.name)
-        if value is None:
-            known = ", ".join(logs)
-            warnings.warn(f"There is no {self.name!r} to monitor; there are {known}.", stacklevel=2)
-            return None
+    def resolve(self) -> Literal["min", "max"]:
+        """Return what is better, the lower or the higher value.
+
+        Raises:
+            ValueError: Neither `mode` nor the name tells.
+        """
+        return better_direction(self.name) if self.mode == "auto" else self.mode
+
+    def improves(self, logs: Logs) -> bool:
+        """Whether the value is the best so far, and remember it. NaN never is."""
+        value = logs[self.name]
         if math.isnan(value) or not (self.best is None or self._better(value, self.best)):
             return False
         self.best = value
         return True
 
+    def warn(self, logs: Logs) -> None:
+        """Say that there is no value, and which there are."""
+        known = ", ".join(logs)
+        hint = did_you_mean(self.name, logs)
+        warnings.warn(f"There is no {self.name!r} to monitor.{hint} There are {known}.", stacklevel=2)
+
     def _better(self, value: float, best: float) -> bool:
-        mode = better_direction(self.name) if self.mode == "auto" else self.mode
-        return value < best if mode == "min" else value > best
+        return value < best if self.resolve() == "min" else value > best

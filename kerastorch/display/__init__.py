@@ -31,4 +31,5 @@ def display(verbose: Verbose) -> list[Callback]:
         return []
     if verbose == 2:
         return [EpochLines()]
-    return [ProgressBar()] if verbose != "table" and sys.stdout.isatty() else [TableLog()]
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()  # a program without a console has no stdout
+    return [ProgressBar()] if verbose != "table" and on_terminal else [TableLog()]

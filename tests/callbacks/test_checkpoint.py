@@ -84,9 +84,30 @@ def test_only_the_best_is_kept_and_nan_never_is(tmp_path, monitor, mode, values,
 
 
 def test_without_the_value_to_monitor_every_epoch_is_kept_with_a_warning(tmp_path):
-    with pytest.warns(UserWarning, match=r"There is no 'val_loss' to monitor; there are loss, lr"):
-        fit(ModelCheckpoint(tmp_path / "{epoch}.pt", save_best_only=True), epochs=2)
+    with pytest.warns(UserWarning, match=r"There is no 'val_los' to monitor\. Did you mean 'val_loss'\?"):
+        fit(
+            ModelCheckpoint(tmp_path / "{epoch}.pt", "val_los", save_best_only=True, mode="min"),
+            epochs=2,
+            val_loss=[1.0, 2.0],
+        )
     assert names(tmp_path) == ["1.pt", "2.pt"]
+
+
+def test_an_epoch_without_validation_never_is_the_best(tmp_path):
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}.pt", save_best_only=True)
+    model.fit(3, (X, Y), (X, Y), callbacks=[checkpoint], verbose=0, validation_freq=2)
+    assert names(tmp_path) == ["2.pt"]
+
+
+def test_the_best_of_another_model_does_not_count(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path / "best.pt", save_best_only=True)
+    fit(checkpoint, val_loss=[0.1, 0.2, 0.3])
+    second = fit(checkpoint, val_loss=[0.5, 0.4, 0.6])
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["progress"]["epoch"] == 2
+    second.fit(1, (X, Y), callbacks=[Scripted(val_loss=[0.45]), checkpoint], verbose=0)  # the same training goes on
+    assert checkpoint.monitor.best == 0.4
 
 
 def test_a_name_that_the_logs_do_not_have_is_explained(tmp_path):
@@ -98,7 +119,13 @@ def test_a_mode_that_is_unknown_or_cannot_be_told_is_explained(tmp_path):
     with pytest.raises(ValueError, match="mode is 'auto', 'min' or 'max'; got 'best'"):
         ModelCheckpoint(tmp_path / "a.pt", mode="best")
     with pytest.raises(ValueError, match="Say mode='min' or 'max'"):
-        fit(ModelCheckpoint(tmp_path / "a.pt", "score", save_best_only=True), score=[1.0, 2.0, 3.0])
+        ModelCheckpoint(tmp_path / "a.pt", "score", save_best_only=True)
+
+
+@pytest.mark.parametrize("pattern", ["{}.pt", "{epoch.pt"])
+def test_a_broken_pattern_is_an_error_before_training(pattern):
+    with pytest.raises(ValueError, match=r"empty pattern|expected '}'"):
+        ModelCheckpoint(pattern)
 
 
 def test_a_checkpoint_that_fails_raises(tmp_path):
