@@ -1,0 +1,1 @@
+"""Measured against a loop written by hand."""
