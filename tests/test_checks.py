@@ -1,6 +1,7 @@
 import functools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,8 +87,20 @@ def test_a_loss_of_the_users_own_may_need_no_targets():
 
 
 def test_a_column_against_a_row_is_doubted_where_the_loss_is_the_users_own():
-    with pytest.warns(UserWarning, match=r"torch compares each with each\. Type y\.unsqueeze\(-1\)"):
-        check(lambda output, target: (output - target).mean(), torch.ones(3, 1), torch.ones(3))
+    def own_loss(output, target):
+        return (output - target).mean()
+
+    column, row = torch.ones(3, 1), torch.ones(3)
+    for output, target in ((column, row), (row, column)):
+        with pytest.warns(UserWarning) as warned:
+            check(own_loss, output, target)
+        assert [str(warning.message) for warning in warned] == [
+            f"output float32 {tuple(output.shape)} cpu, target float32 {tuple(target.shape)} cpu: "
+            "if the loss own_loss compares element by element, torch compares each with each. "
+            "Type y.unsqueeze(-1), or output.squeeze(-1) at the end of forward."
+        ]
+    for output, target in ((column[:1], row[:1]), (column, column), (row, row), (torch.ones(3, 2), row)):
+        check(own_loss, output, target)
 
 
 @pytest.mark.parametrize("loss", [MSE, CROSS_ENTROPY, lambda output, target: output.mean()])
@@ -341,7 +354,7 @@ def test_a_loss_that_cannot_be_used_is_named(value, training, text):
     assert message(MismatchError, checks.loss_value, value, "own", training=training) == text
 
 
-@pytest.mark.parametrize(("count", "initial"), [(1, 0), (3, 2), (10**9, 0)])
+@pytest.mark.parametrize(("count", "initial"), [(1, 0), (3, 2), (10**9, 0), (np.int64(3), 0)])
 def test_epochs_to_train_pass(count, initial):
     checks.epochs(count, initial)
 
@@ -350,6 +363,12 @@ def test_epochs_to_train_pass(count, initial):
     ("count", "initial", "kind", "text"),
     [
         (2.0, 0, TypeError, "epochs is a whole number and comes first: fit(3, dl_train, dl_val); got float."),
+        (
+            np.float64(2),
+            0,
+            TypeError,
+            "epochs is a whole number and comes first: fit(3, dl_train, dl_val); got float64.",
+        ),
         (True, 0, TypeError, "epochs is a whole number and comes first: fit(3, dl_train, dl_val); got bool."),
         (None, 0, TypeError, "epochs is a whole number and comes first: fit(3, dl_train, dl_val); got NoneType."),
         ([], 0, TypeError, "epochs is a whole number and comes first: fit(3, dl_train, dl_val); got list."),
@@ -379,6 +398,40 @@ def test_an_optimizer_holds_parameters_of_the_net():
     assert message(MismatchError, checks.optimizer_fits, torch.optim.Adam(other.parameters()), net) == (
         "The optimizer Adam holds no parameter of this net, so nothing would be trained. "
         "Build it from model.parameters(), after the last change of layers."
+    )
+
+
+def test_an_optimizer_need_not_know_what_is_frozen():
+    net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net[1] = nn.Linear(1, 1).requires_grad_(False)
+    checks.optimizer_fits(optimizer, net)
+
+
+def test_parameters_that_came_later_are_named():
+    net = nn.Sequential(nn.Linear(1, 1))
+    before = list(net.parameters())
+    checks.same_parameters(net, before)
+    net.append(nn.Linear(1, 1))
+    assert message(MismatchError, checks.same_parameters, net, before) == (
+        "The net has new parameters, 1.weight for one, which its optimizer does not know. "
+        "Call model.compile(...) again after the last change of layers."
+    )
+    del net[1]
+    checks.same_parameters(net, before)
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused():
+    class Plain(torch.optim.SGD):
+        def step(self):
+            return super().step()
+
+    parameters = [nn.Parameter(torch.ones(1))]
+    checks.needs_no_closure(torch.optim.Adam(parameters))
+    checks.needs_no_closure(Plain(parameters, lr=0.1))
+    assert message(MismatchError, checks.needs_no_closure, torch.optim.LBFGS(parameters)) == (
+        "LBFGS evaluates the loss several times a step, through a closure. "
+        "Subclass kt.Model, override train_step(batch), and call self.optimizer.step(closure) there."
     )
 
 

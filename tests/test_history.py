@@ -164,6 +164,11 @@ def test_a_csv_file_holds_every_value(tmp_path_factory, rows):
         assert same([float(line[place]) for line in lines], column)
 
 
+def test_a_csv_file_makes_its_folder(tmp_path):
+    a_history({"loss": 0.5}).to_csv(tmp_path / "runs" / "first" / "history.csv")
+    assert (tmp_path / "runs" / "first" / "history.csv").exists()
+
+
 def test_a_csv_file_may_be_named_by_text(tmp_path):
     a_history({"loss": 0.5}, {"val_loss": 2.0}).to_csv(str(tmp_path / "history.csv"))
     assert (tmp_path / "history.csv").read_bytes() == b"epoch,loss,val_loss\r\n0,0.5,nan\r\n1,nan,2.0\r\n"

@@ -93,6 +93,26 @@ def test_a_train_method_of_the_users_own_is_called():
     assert flags(net) == [False, False, False]
 
 
+@pytest.mark.parametrize("wrap", [lambda net: net, nn.Sequential, lambda net: nn.Sequential(nn.Sequential(net))])
+def test_a_train_method_of_the_users_own_is_called_in_training_mode_as_well(wrap):
+    part = Frozen()
+    net = wrap(part)
+    part[0].eval()  # by hand, and outside of the user's own train(), so it is called
+    part.calls.clear()
+    with isolate.training(net):
+        assert part.calls == [True]
+        assert flags(part) == [True, True, False]
+
+
+def test_a_part_in_evaluation_mode_is_left_alone():
+    net = nn.Sequential(Frozen().eval(), nn.BatchNorm1d(2).eval(), nn.Linear(2, 2))
+    net[0].calls.clear()
+    with isolate.training(net):
+        assert net[0].calls == []
+        assert flags(net) == [True, False, False, False, False, True]
+    assert flags(net) == [True, False, False, False, False, True]
+
+
 def test_a_flag_set_by_hand_wins_over_the_users_own_train_method():
     net = Frozen().train()
     net[1].training = True

@@ -219,6 +219,43 @@ def test_a_function_of_the_users_own_weighs_by_samples_whatever_the_outputs_are(
     assert metrics["loss"] == equal(torch.cat(errors).mean())
 
 
+class Own(nn.CrossEntropyLoss):
+    """A subclass that does something else, here a mean over samples of the largest score."""
+
+    def forward(self, output, target):
+        return output.amax(1).mean()
+
+
+class OwnElements(nn.MSELoss):
+    def forward(self, output, target):
+        return (output - target).square().sum(1).mean()
+
+
+class Renamed(nn.CrossEntropyLoss):
+    """A subclass that is what it was."""
+
+
+@pytest.mark.parametrize(("make", "expected"), [(Own, lambda o: o.amax(1)), (OwnElements, lambda o: o.square().sum(1))])
+def test_a_subclass_with_a_forward_of_its_own_is_a_mean_over_samples(make, expected):
+    output = torch.randn(5, 3, dtype=torch.float64)
+    loss, metrics, first = Loss(make()), MetricSet({}), 0
+    for count, labels in ((3, [-100, -100, 0]), (2, [0, 1])):
+        part = output[first : first + count, : count + 1]
+        target = torch.tensor(labels) if make is Own else torch.zeros_like(part)
+        batch = Batch(0, None, target, size=count)
+        metrics.update(*loss(part, batch), part, batch)
+        first += count
+    parts = [expected(output[:3, :4]), expected(output[3:, :3])]
+    assert metrics["loss"] == equal(torch.cat(parts).mean())
+    assert not loss.is_torch
+
+
+def test_a_subclass_without_a_forward_of_its_own_is_what_it_was():
+    output, target = torch.randn(4, CLASSES, dtype=torch.float64), torch.tensor([0, -100, -100, 2])
+    expected = functional.cross_entropy(output, target)
+    assert epoch_value(Renamed(), output, target, batch_size=3) == equal(expected)
+
+
 @pytest.mark.parametrize("target", [torch.tensor(2), torch.tensor([0.1, 0.2, 0.3, 0.4])])
 def test_a_single_sample_without_a_batch_weighs_one(target):
     value, weight = Loss(nn.CrossEntropyLoss())(torch.randn(CLASSES), Batch(0, None, target))

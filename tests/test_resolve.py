@@ -282,6 +282,17 @@ def test_there_need_be_no_metric(spec):
             "The metric name 'loss' stands for something else in the history; give another: metrics={'my_loss': ...}.",
         ),
         (
+            {"lr": own_metric},
+            ValueError,
+            "The metric name 'lr' stands for something else in the history; give another: metrics={'my_lr': ...}.",
+        ),
+        (
+            {"val_f1": own_metric},
+            ValueError,
+            "The metric name 'val_f1' stands for something else in the history; "
+            "give another: metrics={'my_val_f1': ...}.",
+        ),
+        (
             ["mse", own_metric, "mse"],
             ValueError,
             "The metric name 'mse' is there twice; give another: metrics={'my_mse': ...}.",
@@ -320,6 +331,23 @@ def test_metrics_that_cannot_be_used_are_named(spec, kind, text):
 def test_accuracy_by_name_suits_the_loss(loss, threshold, classes, ignore_index):
     metric = resolve.metrics("accuracy", resolve.loss(loss))["accuracy"]
     assert (metric.threshold, metric.classes, metric.ignore_index) == (threshold, classes, ignore_index)
+
+
+def test_accuracy_by_name_without_a_loss_is_for_probabilities():
+    found = resolve.metrics(["accuracy", "mse", own_metric], None)
+    assert [type(metric) for metric in found.values()] == [Accuracy, MeanSquaredError, MeanOf]
+    metric = found["accuracy"]
+    assert (metric.threshold, metric.classes, metric.ignore_index) == (0.5, False, None)
+
+
+def test_one_of_two_spellings_may_be_given():
+    assert resolve.either("loss", None, "loss_func", None) is None
+    assert resolve.either("loss", "mse", "loss_func", None) == "mse"
+    assert resolve.either("loss", None, "loss_func", "mse") == "mse"
+    assert resolve.either("loss", 0, "loss_func", None) == 0
+    assert message(TypeError, resolve.either, "loss", "mse", "loss_func", "mse") == (
+        "loss and loss_func are two spellings of one argument; give one of them."
+    )
 
 
 @pytest.fixture

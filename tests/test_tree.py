@@ -229,6 +229,8 @@ def test_nestings_that_differ_are_named(parts):
         ({"a": torch.zeros(1), 1: None}, "{'a': float32 (1,) cpu, 1: None}"),
         (("text", [1.0, np.ones(2)]), "(str, (float, ndarray))"),
         ((), "()"),
+        ([1, 2, 3, 4], "(int, int, int, int)"),
+        ([1, 2, 3, 4, 5], "(int, int, int, int, ... 5 in all)"),
         (None, "None"),
     ],
 )

@@ -48,6 +48,10 @@ def unpack(item: Any, index: int, float_dtype: torch.dtype) -> Batch:
     Raises:
         DataError: A tuple or list of no or more than three items.
     """
+    if type(item) in (tuple, list) and len(item) == 2:
+        x, y = item
+        if _is_ready(x) and _is_ready(y):  # what a DataLoader gives nearly always
+            return Batch(index, x, y, None, x.size(0))
     x, y, weight = item, None, None
     if isinstance(item, (tuple, list)) and not hasattr(item, "to"):  # a PackedSequence is a tuple, and an input
         if not 1 <= len(item) <= 3:
@@ -69,9 +73,13 @@ def unpack(item: Any, index: int, float_dtype: torch.dtype) -> Batch:
     return Batch(index, x, y, weight, size)
 
 
+def _is_ready(value: Any) -> bool:
+    return type(value) is Tensor and value.dtype is not torch.float64 and value.ndim > 0
+
+
 def to_tensors(tree: Any, float_dtype: torch.dtype, *, labels: bool = False) -> Any:
     """Make arrays tensors, and float64 the dtype of the net; other leaves stay as they are."""
-    if type(tree) is Tensor:  # what a DataLoader gives nearly always
+    if type(tree) is Tensor:
         return tree.to(float_dtype) if tree.dtype == torch.float64 else tree
     return map_leaves(lambda leaf: _to_tensor(leaf, float_dtype, labels), tree)
 

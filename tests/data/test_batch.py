@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from kerastorch.data.batch import Batch, count_samples, to_tensors, unpack
 from kerastorch.errors import DataError
+from kerastorch.tree import describe
 
 Sample = namedtuple("Sample", ["image", "label"])
 WHOLE = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32]
@@ -88,6 +89,21 @@ def test_no_items_or_too_many_are_refused(item, text):
         f"A batch is x, (x, y) or (x, y, sample_weight); {text} "
         "Several inputs go into a tuple of their own: ((a, b), y)."
     )
+
+
+@pytest.mark.parametrize("weight", [torch.ones(2), torch.ones(3, 2), torch.tensor(1.0), [1.0, 1.0, 1.0], "text"])
+def test_sample_weights_of_another_number_are_refused(weight):
+    with pytest.raises(DataError) as error:
+        unpack((torch.ones(3, 2), torch.ones(3), weight), 7, torch.float32)
+    assert str(error.value) == (
+        f"The third item of a batch is sample weights (3,); batch 7 has {describe(weight)}. "
+        "Several inputs go into a tuple of their own: ((a, b), y)."
+    )
+
+
+def test_sample_weights_may_be_a_column_and_an_array():
+    for weight in (np.ones((3, 1)), torch.ones(3, 1), np.ones(3, dtype=np.int32)):
+        assert unpack((torch.ones(3, 2), None, weight), 0, torch.float32).weight.numel() == 3
 
 
 @pytest.mark.parametrize("float_dtype", [torch.float32, torch.float16, torch.float64])

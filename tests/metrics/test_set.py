@@ -260,6 +260,15 @@ def test_a_recorded_value_that_is_no_number_is_named(value):
         metrics.record({"strange": value}, 2)
 
 
+def test_values_beside_the_loss_need_count_no_samples_anew():
+    metrics = MetricSet({"mse": MeanSquaredError()})
+    update(metrics, output=(1.0, 2.0))
+    metrics.record({"norm": 3.0}, 2, counts=False)
+    assert metrics.samples == 2
+    assert dict(metrics) == {"loss": 1.0, "mse": 2.0, "norm": 3.0}
+    assert metrics.noted == {"loss", "mse"}
+
+
 def test_a_recorded_value_lets_go_of_its_graph():
     metrics = MetricSet({})
     parameter = torch.ones((), requires_grad=True)
