@@ -2,6 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("kerastorch", deadline=None)  # machines are shared and noisy
+settings.load_profile("kerastorch")
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def test_the_file_has_the_permissions_of_any_other_file(tmp_path):
     assert stat.S_IMODE((tmp_path / "a.pt").stat().st_mode) == 0o640
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(place=st.floats(0, 1), damage=st.sampled_from(["cut", "flip"]), bit=st.integers(0, 7))
 def test_a_damaged_file_is_named_and_never_loaded(tmp_path_factory, place, damage, bit):
     path = tmp_path_factory.mktemp("damaged") / "a.pt"

@@ -16,7 +16,7 @@ from kerastorch.losses import Loss
 
 CROSS_ENTROPY, MSE, BCE = nn.CrossEntropyLoss(), nn.MSELoss(), nn.BCELoss()
 LOGITS = nn.BCEWithLogitsLoss()
-varied = settings(max_examples=60, deadline=None)
+varied = settings(max_examples=60)
 
 
 def check(loss, output, target, *, index=0):

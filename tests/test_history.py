@@ -12,7 +12,7 @@ from kerastorch.errors import MissingPackageError
 from kerastorch.history import Best, History, better_direction, format_number
 
 NAN = math.nan
-varied = settings(max_examples=60, deadline=None)
+varied = settings(max_examples=60)
 names = st.sampled_from(["loss", "accuracy", "val_loss", 'a "name", with all', "größe"])
 rows = st.lists(st.dictionaries(names, st.floats(width=32), max_size=4), max_size=5)
 

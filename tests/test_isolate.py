@@ -37,7 +37,7 @@ def numbers():
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.booleans(), min_size=6, max_size=6), st.booleans())
 def test_every_flag_comes_back_after_an_evaluation(wanted, fails):
     net = a_net()
@@ -53,7 +53,7 @@ def test_every_flag_comes_back_after_an_evaluation(wanted, fails):
     assert flags(net) == wanted
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.booleans(), min_size=6, max_size=6), st.booleans())
 def test_every_flag_comes_back_after_training(wanted, fails):
     net = a_net()

@@ -78,7 +78,7 @@ OPTIMIZERS = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     optimizer=st.sampled_from(sorted(OPTIMIZERS)),
     samples=st.integers(20, 50),

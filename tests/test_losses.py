@@ -15,7 +15,7 @@ from kerastorch.metrics import MetricSet
 from kerastorch.metrics import set as set_module
 
 CLASSES = 4
-varied = settings(max_examples=30, deadline=None)
+varied = settings(max_examples=30)
 seeds = st.integers(0, 2**32 - 1)
 sample_counts = st.integers(1, 9)
 batch_sizes = st.integers(1, 6)

@@ -178,7 +178,7 @@ def test_a_long_name_makes_the_table_wider_and_is_not_cut():
     assert len(lines[1]) == len(lines[3]) == len(lines[0]) - 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.integers(1, 40), min_size=2, max_size=6), bias=st.booleans(), frozen=st.booleans())
 def test_totals_of_any_mlp(sizes, bias, frozen):
     layers = [nn.Linear(width, height, bias=bias) for width, height in itertools.pairwise(sizes)]

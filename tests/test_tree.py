@@ -16,7 +16,7 @@ from kerastorch.tree import concatenate, describe, leaves, map_leaves, move, ten
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 Pair = namedtuple("Pair", ["first", "second"])
-varied = settings(max_examples=60, deadline=None)
+varied = settings(max_examples=60)
 
 
 @dataclass

@@ -175,7 +175,7 @@ def test_several_inputs_are_nested(kind):
         assert second.dtype == torch.float32
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from([np.float64, np.float32, np.int32, np.uint8, np.bool_]),
     st.sampled_from([torch.float32, torch.float64]),

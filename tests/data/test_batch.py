@@ -177,7 +177,7 @@ def test_a_tensor_class_of_the_users_own_is_kept():
     assert to_tensors(parameter, torch.float32).dtype == torch.float32
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 5), st.integers(0, 3))
 def test_the_size_is_the_length_of_the_first_tensor(count, features):
     x = torch.zeros(count, features)

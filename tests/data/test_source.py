@@ -11,7 +11,7 @@ from kerastorch.data import NoData, adapt
 from kerastorch.data.source import LimitedSource, LoaderSource, TensorSource
 from kerastorch.errors import DataError
 
-varied = settings(max_examples=40, deadline=None)
+varied = settings(max_examples=40)
 counts = st.integers(1, 17)
 sizes = st.integers(1, 6)
 

@@ -14,7 +14,7 @@ from kerastorch.errors import MismatchError
 from kerastorch.metrics import Accuracy, MetricSet
 
 CLASSES = 3
-varied = settings(max_examples=40, deadline=None)
+varied = settings(max_examples=40)
 seeds = st.integers(0, 2**32 - 1)
 sample_counts = st.integers(1, 9)
 batch_sizes = st.integers(1, 6)

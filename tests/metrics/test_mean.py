@@ -13,7 +13,7 @@ from kerastorch.errors import MismatchError
 from kerastorch.metrics import MeanAbsoluteError, MeanOf, MeanSquaredError, MetricSet
 
 ERRORS = [(MeanAbsoluteError, mean_absolute_error), (MeanSquaredError, mean_squared_error)]
-varied = settings(max_examples=40, deadline=None)
+varied = settings(max_examples=40)
 seeds = st.integers(0, 2**32 - 1)
 batch_sizes = st.integers(1, 6)
 

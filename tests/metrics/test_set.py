@@ -230,7 +230,7 @@ def test_the_metrics_are_used_and_not_copied():
     assert list(metrics.metrics) == ["largest"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(1, 50), st.booleans()), min_size=1, max_size=8))
 def test_recorded_values_are_means_over_samples(batches):
     metrics = MetricSet({})

@@ -34,7 +34,7 @@ def epoch_value(metric, output, target, batch_size):
 
 
 @pytest.mark.parametrize("make", [*CLASSIFICATION.values(), *MULTICLASS.values()], ids=[*CLASSIFICATION, *MULTICLASS])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(4, 20), batch_size=st.integers(2, 7))
 def test_a_metric_of_torchmetrics_gives_its_value_over_all_data(make, seed, count, batch_size):
     random = torch.Generator().manual_seed(seed)
