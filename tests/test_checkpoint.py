@@ -71,6 +71,14 @@ def test_a_directory_in_the_way_is_explained(tmp_path):
         checkpoint.save(content(), tmp_path / "file" / "a.pt")
 
 
+def test_the_home_directory_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    checkpoint.save(content(), "~/a.pt")
+    checkpoint.save_weights({"weight": torch.zeros(1)}, "~/b.pt")
+    assert checkpoint.load("~/a.pt")["note"] == "text"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.pt", "b.pt"]
+
+
 def test_the_file_has_the_permissions_of_any_other_file(tmp_path):
     before = os.umask(0o027)
     try:
@@ -173,6 +181,15 @@ def test_prefixes_of_wrappers_are_taken_off(prefix):
     net, source = nn.Linear(2, 2), nn.Linear(2, 2)
     checkpoint.load_into(net, {prefix + name: value for name, value in source.state_dict().items()}, "a.pt")
     assert torch.equal(net.weight, source.weight)
+
+
+def test_plain_weights_load_into_a_compiled_net_and_back():
+    compiled, plain = torch.compile(nn.Linear(2, 2)), nn.Linear(2, 2)
+    checkpoint.load_into(compiled, plain.state_dict(), "a.pt")
+    assert torch.equal(compiled.weight, plain.weight)
+    other = nn.Linear(2, 2)
+    checkpoint.load_into(other, compiled.state_dict(), "a.pt")
+    assert torch.equal(other.weight, plain.weight)
 
 
 def test_names_that_differ_are_listed_and_the_net_is_as_it_was():

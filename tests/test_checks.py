@@ -90,7 +90,7 @@ def test_a_column_against_a_row_is_doubted_where_the_loss_is_the_users_own():
     def own_loss(output, target):
         return (output - target).mean()
 
-    column, row = torch.ones(3, 1), torch.ones(3)
+    column, row = torch.ones(2, 1), torch.ones(2)
     for output, target in ((column, row), (row, column)):
         with pytest.warns(UserWarning) as warned:
             check(own_loss, output, target)
@@ -99,7 +99,7 @@ def test_a_column_against_a_row_is_doubted_where_the_loss_is_the_users_own():
             "if the loss own_loss compares element by element, torch compares each with each. "
             "Type y.unsqueeze(-1), or output.squeeze(-1) at the end of forward."
         ]
-    for output, target in ((column[:1], row[:1]), (column, column), (row, row), (torch.ones(3, 2), row)):
+    for output, target in ((column[:1], row[:1]), (column, column), (row, row), (torch.ones(2, 2), row)):
         check(own_loss, output, target)
 
 

@@ -124,3 +124,15 @@ def test_fit_works_in_a_thread():
     thread.start()
     thread.join()
     assert done
+
+
+def test_a_forked_worker_leaves_ctrl_c_to_the_process_that_trains(monkeypatch, capfd):
+    calls = []
+    with graceful_interrupt(lambda: calls.append(1)):
+        monkeypatch.setattr("kerastorch.signals.os.getpid", lambda: -1)
+        signal.raise_signal(signal.SIGINT)
+        monkeypatch.undo()
+        assert capfd.readouterr().err == ""
+        assert calls == []
+        signal.raise_signal(signal.SIGINT)
+    assert calls == [1]

@@ -199,3 +199,21 @@ def test_the_bar_reads_the_running_values_at_most_ten_times_a_second(monkeypatch
         now[0] += 0.01
         bar.on_train_batch_end(batch, {"loss": 1.0})
     assert 10 <= len(updates) <= 11
+
+
+def test_the_bar_takes_itself_away_and_leaves_rows(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    model = fit("auto", validation_freq=2)
+    x, y = torch.randn(40, 2), torch.arange(40) % 3
+    model.evaluate((x, y), verbose=1, batch_size=10)
+    model.predict(x, verbose=1, batch_size=10)
+    stop = kt.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.fit(1, (x, y), callbacks=[stop])
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
+    rows = [line.split() for line in plain.splitlines() if re.match(r"\s*(epoch\s+loss|\d/2)\s", line)]
+    assert rows[0] == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    assert [row[0] for row in rows[1:]] == ["1/2", "2/2"]
+    assert rows[1][3:5] == ["-", "-"]
+    assert len(rows[2]) == 6
