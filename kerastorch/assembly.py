@@ -78,6 +78,16 @@ class Session:
         return self.running
 
     @property
+    def stops(self) -> bool:
+        """Whether the present run is about to end."""
+        return self.running is not None and self.running[0].stop_reason is not None
+
+    def stop(self, reason: str) -> None:
+        """End the present run, if there is one."""
+        if self.running is not None:
+            self.running[0].stop(reason)
+
+    @property
     def state(self) -> TrainState:
         """Net, sums and counters; the net is the present one, which may have changed."""
         module = self._strategy.wrap(self._model.module)

@@ -243,16 +243,19 @@ class Model(Wrapper):
         metrics = self._session.compiled("metrics_dict").metrics
         return {name: getattr(metric, "function", metric) for name, metric in metrics.items()}
 
-    def _stop_if(self, value: bool) -> None:
-        if value:
-            self.stop("model.stop_training = True")
-
-    stop_training = property(fset=_stop_if, doc="Set to True, as callbacks of Keras do, it is `stop()`.")
-
     def stop(self, reason: str = "model.stop() was called") -> None:
         """End a running `fit` after this batch; validation and the end of the epoch still come."""
-        if self._session.running is not None:
-            self._session.running[0].stop(reason)
+        self._session.stop(reason)
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether `fit` is about to end; callbacks of Keras read it, and set it to True."""
+        return self._session.stops
+
+    @stop_training.setter
+    def stop_training(self, value: bool) -> None:
+        if value:
+            self.stop()
 
     def summary(
         self,

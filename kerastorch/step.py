@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,7 +16,8 @@ from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.hooks import Hooks
 from kerastorch.metrics import MetricSet
 from kerastorch.run import Run
-from kerastorch.tree import map_leaves
+from kerastorch.tree import map_leaves, move
+from kerastorch.wrapper import Wrapper
 
 OwnStep = Callable[[Batch], Any]
 
@@ -54,7 +56,7 @@ def evaluate_step(run: Run, batch: Batch) -> None:
 
 def predict_step(run: Run, batch: Batch) -> Any:
     """Forward; return the output on the CPU."""
-    return map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, forward(run, batch))
+    return move(forward(run, batch), torch.device("cpu"), non_blocking=False)
 
 
 def forward(run: Run, batch: Batch) -> Any:
@@ -72,7 +74,10 @@ def bind(module: nn.Module, x: Any) -> Callable[[Any], Any]:
     """
     if hasattr(x, "to") or not isinstance(x, (tuple, list, Mapping)):
         return module
-    parameters = list(inspect.signature(module.forward).parameters.values())
+    taker: Any = module
+    if isinstance(module, Wrapper) and type(module).forward is Wrapper.forward:
+        taker = module.net
+    parameters = list(inspect.signature(taker.forward).parameters.values())
     kinds = {parameter.kind for parameter in parameters}
     if isinstance(x, Mapping):
         names = {parameter.name for parameter in parameters}

@@ -446,11 +446,18 @@ def test_two_optimizers_need_neither_loss_nor_optimizer_in_compile():
 
 
 def test_a_callback_of_keras_stops_training():
+    seen = []
+
     class Stops(kt.Callback):
         def on_epoch_end(self, epoch, logs):
+            seen.append(self.model.stop_training)
             self.model.stop_training = epoch == 1
+            seen.append(self.model.stop_training)
 
-    assert compiled().fit(5, make_data(), callbacks=[Stops()], verbose=0).epoch == [0, 1]
+    model = compiled()
+    assert model.fit(5, make_data(), callbacks=[Stops()], verbose=0).epoch == [0, 1]
+    assert seen == [False, False, False, True]
+    assert not model.stop_training
 
 
 def test_calls_that_would_spoil_fit_are_refused_inside_it():

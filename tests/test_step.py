@@ -7,6 +7,7 @@ from torch import nn
 from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.metrics import MetricSet
 from kerastorch.step import bind, by_batch, clear_gradients, detached, loss_of, own_train_step, train_step
+from kerastorch.wrapper import Wrapper
 
 
 class Record(nn.Module):
@@ -42,6 +43,13 @@ def test_a_tensor_and_what_moves_itself_go_in_whole():
     packed = nn.utils.rnn.pack_sequence([torch.zeros(2, 1)])
     assert bind(Record(), torch.zeros(1))(3) == (3, None, None)
     assert bind(Record(), packed)(packed)[0] is packed
+
+
+def test_a_wrapper_takes_what_its_net_takes():
+    wrapper = Wrapper(Record())
+    assert bind(wrapper, {"other": 1})({"other": 1}) == ({"other": 1}, None, None)
+    assert bind(wrapper, (1, 2, 3))((1, 2, 3)) == ((1, 2, 3), None, None)
+    assert bind(wrapper, (1, 2))((1, 2)) == (1, 2, None)
 
 
 def test_hooks_of_the_net_run():
