@@ -19,9 +19,9 @@ convolutions = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2
 net = nn.Sequential(convolutions, nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(1024, 10))
 
 model = kt.Model(net)
-optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
 model.compile(loss="cross_entropy", optimizer=optimizer, metrics=["accuracy"])
-model.fit(10, (x_train, y_train), (x_val, y_val))
+model.fit(20, (x_train, y_train), (x_val, y_val), batch_size=64)
 print(model.evaluate((x_val, y_val)))
 
 outputs = model.predict(x_val[:10])

@@ -9,7 +9,7 @@ def test_digits_are_learned(run_example, tmp_path):
     assert values["accuracy"] > 0.97
 
     last_epoch = re.findall(r"^\| +(\d+) .* ([\d.]+) +\|$", text, re.M)[-1]
-    assert last_epoch == ("10", f"{values['accuracy']:.3f}")
+    assert last_epoch == ("20", f"{values['accuracy']:.3f}")
 
     predicted = re.search(r"^predicted: (.*)$", text, re.M).group(1).split()
     true = re.search(r"^they are:  (.*)$", text, re.M).group(1).split()
