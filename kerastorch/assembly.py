@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +46,10 @@ class Session:
         self._strategy: Strategy = Single()
         self._state: TrainState | None = None
         self._parameters: list[nn.Parameter] = []
-        self._trains = False
+        self._fit: Run | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "running": None, "_fit": None}  # a copy made in the middle of fit is not in the middle
 
     def compile(self, recipe: Recipe) -> None:
         """Begin with a new optimizer."""
@@ -79,13 +81,13 @@ class Session:
 
     @property
     def stops(self) -> bool:
-        """Whether the present run is about to end."""
-        return self.running is not None and self.running[0].stop_reason is not None
+        """Whether the running `fit` is about to end."""
+        return self._fit is not None and self._fit.stop_reason is not None
 
     def stop(self, reason: str) -> None:
-        """End the present run, if there is one."""
-        if self.running is not None:
-            self.running[0].stop(reason)
+        """End the running `fit`, if there is one, also out of an evaluation inside it."""
+        if self._fit is not None:
+            self._fit.stop(reason)
 
     @property
     def state(self) -> TrainState:
@@ -147,7 +149,8 @@ class Session:
             if self.own_step("train_step") is None:  # a step of the user's own may have optimizers of its own
                 self._check_optimizer()
         recipe, own = self.recipe, list(callbacks or ())
-        loss, metrics = (None, {}) if recipe is None else (recipe.loss, copy.deepcopy(dict(recipe.metrics)))
+        loss, metrics = (None, {}) if recipe is None else (recipe.loss, recipe.metrics)
+        metrics = {name: metric.twin() for name, metric in metrics.items()}
         run = Run(self.state, self._strategy, loss, val_metrics=MetricSet(metrics), **parts)
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
         transfer = [] if has_transfer else [DeviceTransfer("auto" if recipe is None else recipe.device)]
@@ -171,12 +174,14 @@ class Session:
 
     @contextmanager
     def _running_as(self, run: Run, hooks: Hooks, *, trains: bool) -> Iterator[None]:
-        before, trained = self.running, self._trains
-        self.running, self._trains = (run, hooks), trains or trained
+        before, fit = self.running, self._fit
+        self.running, self._fit = (run, hooks), run if trains else fit
         try:
             yield
         finally:
-            self.running, self._trains = before, trained
+            self.running, self._fit = before, fit
+            run.train_data.close()
+            run.val_data.close()
             if before is not None:  # a callback evaluated in the middle of fit, perhaps with a callback of that fit
                 for callback in before[1].callbacks:
                     callback.run = before[0]
@@ -197,7 +202,7 @@ class Session:
             run.evaluate_step = functools.partial(step.own_evaluate_step, run, step.by_batch(evaluate))
 
     def _refuse_inside_fit(self, what: str) -> None:
-        if self._trains:
+        if self._fit is not None:
             raise BusyError(f"{what} was called inside fit, and would spoil it. evaluate and predict may be.")
 
 

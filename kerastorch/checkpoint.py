@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kerastorch.errors import CheckpointError, did_you_mean, needs
 
@@ -105,13 +106,17 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Pa
     for prefix in _WRAPPERS:
         if weights and not set(weights) & set(own) and all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    if own and weights and all(name.startswith("_orig_mod.") for name in own) and not set(weights) & set(own):
-        weights = {f"_orig_mod.{name}": value for name, value in weights.items()}  # plain weights, a compiled net
+    for prefix in ("_orig_mod.", "module."):  # plain weights, a compiled or parallel net
+        if own and not set(weights) & set(own) and all(name.startswith(prefix) for name in own):
+            weights = {prefix + name: value for name, value in weights.items()}
     missing, unknown = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     shapes = [
         f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the net"
         for name in own
-        if isinstance(own[name], Tensor) and name in weights and weights[name].shape != own[name].shape
+        if isinstance(own[name], Tensor)
+        and not is_lazy(own[name])
+        and name in weights
+        and weights[name].shape != own[name].shape
     ]
     if len(missing) == len(own) and unknown:
         raise CheckpointError(

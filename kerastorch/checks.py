@@ -43,9 +43,17 @@ def first_batch(loss: Loss, output: Any, batch: Batch) -> None:
     elif sorted((output.shape, target.shape)) == [(len(output),), (len(output), 1)] and len(output) > 1:
         warnings.warn(
             f"{_both(output, target)}: if the loss {loss.name} compares element by element, torch compares each with "
-            "each. Type y.unsqueeze(-1), or output.squeeze(-1) at the end of forward.",
+            "each. Type y[..., None], or output.squeeze(-1) at the end of forward.",
             stacklevel=2,
         )
+
+
+_LONG = "Type y.long(), or y.astype('int64') for an array."
+_FLOAT = "Type y.float(), or y.astype('float32') for an array."
+
+
+def _or_probabilities(loss: Loss) -> str:
+    return "" if loss.name in ("NLLLoss", "nll_loss") else ", or a probability for each class"
 
 
 def _labels(loss: Loss, output: Tensor, target: Tensor) -> None:
@@ -54,18 +62,18 @@ def _labels(loss: Loss, output: Tensor, target: Tensor) -> None:
     expected = (output.shape[0], *output.shape[2:])
     classes = output.shape[1]
     if target.is_floating_point():
-        if target.shape != output.shape:
+        if target.shape != output.shape or loss.name in ("NLLLoss", "nll_loss"):
             raise MismatchError(
-                f"{loss.name} needs labels as int64, or a probability for each class; got {_both(output, target)}. "
-                "If the targets are labels, type y.long()."
+                f"{loss.name} needs labels as int64{_or_probabilities(loss)}; got {_both(output, target)}. "
+                f"If the targets are labels: {_LONG}"
             )
         return
     if tuple(target.shape) != expected:
         hint = " Type y.squeeze(1)." if tuple(target.shape) == (expected[0], 1, *expected[1:]) else ""
-        hint = " One-hot labels: type y.argmax(1), or y.float()." if target.shape == output.shape else hint
+        hint = " One-hot labels: type y.argmax(1)." if target.shape == output.shape else hint
         raise MismatchError(f"{loss.name} needs labels of the shape {expected}; got {_both(output, target)}.{hint}")
     if target.dtype != torch.int64 and not (target.dtype == torch.uint8 and target.ndim == 1):  # as torch has it
-        raise MismatchError(f"{loss.name} needs labels as int64; got {describe(target)}. Type y.long().")
+        raise MismatchError(f"{loss.name} needs labels as int64; got {describe(target)}. {_LONG}")
     _range(loss, target, classes)
 
 
@@ -95,7 +103,7 @@ def _elements(loss: Loss, output: Tensor, target: Tensor) -> None:
     if output.shape != target.shape:
         hint = "Pad or crop one of them."
         if output.shape == (*target.shape, 1):
-            hint = "Type y.unsqueeze(-1) for the targets, or output.squeeze(-1) at the end of forward."
+            hint = "Type y[..., None] for the targets, or output.squeeze(-1) at the end of forward."
         elif target.shape == (*output.shape, 1):
             hint = "Type y.squeeze(-1) for the targets."
         elif output.numel() == target.numel():
@@ -105,10 +113,13 @@ def _elements(loss: Loss, output: Tensor, target: Tensor) -> None:
             f"{_both(output, target)}. torch would compare each with each without a word. {hint}"
         )
     if not target.is_floating_point():
-        raise MismatchError(f"{loss.name} needs targets of a floating dtype; got {describe(target)}. Type y.float().")
+        raise MismatchError(f"{loss.name} needs targets of a floating dtype; got {describe(target)}. {_FLOAT}")
     if loss.name in _PROBABILITIES + _LOGITS:
         _within(
-            target, "targets", loss.name, "Type y.float() for labels 0 and 1; for more classes use 'cross_entropy'."
+            target,
+            "targets",
+            loss.name,
+            "Type y - 1 for labels 1 and 2, (y + 1) / 2 for -1 and 1; for more classes use 'cross_entropy'.",
         )
     if loss.name in _PROBABILITIES:
         _within(output, "outputs", loss.name, "These are logits: use loss='bce_with_logits'.")

@@ -72,7 +72,7 @@ def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
         if run.stop_reason:
             run.current = None  # what fails from here on is no batch's affair
             break
-    if state.batch == 0:
+    if state.batch == 0 and not run.interrupted:
         run.run_dry(data)
 
 
@@ -95,7 +95,7 @@ def test_epoch(run: Run, hooks: Hooks) -> dict[str, float]:
             if run.interrupted:
                 run.current = None
                 break
-        if not metrics:
+        if not metrics and not run.interrupted:
             run.run_dry(data)
         logs = metrics.result(run.strategy.total)
         hooks.emit("on_test_end", logs)
@@ -123,7 +123,7 @@ def prepared(run: Run, hooks: Hooks, batches: Iterator[Batch]) -> Iterator[Batch
     Not ahead on the CPU: reading the next batch there draws random numbers that the present step has yet to draw.
     """
     waiting: Batch | None = None
-    for batch in batches:
+    for batch in uninterrupted(run, batches):
         ready: Batch | None = hooks.prepare(batch) if hooks.prepares else batch
         if run.lookahead:
             ready, waiting = waiting, ready
@@ -135,6 +135,15 @@ def prepared(run: Run, hooks: Hooks, batches: Iterator[Batch]) -> Iterator[Batch
         run.current = waiting
         yield waiting
         run.current = None
+
+
+def uninterrupted(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield batches; Ctrl-C reaches the workers of a loader as well, and their death then is no error."""
+    try:
+        yield from batches
+    except RuntimeError:
+        if not run.interrupted:
+            raise
 
 
 @contextmanager

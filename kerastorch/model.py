@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,15 +137,15 @@ class Model(Wrapper):
         val_data = assembly.validation_data(dl_val, net, batch_size=batch_size, steps=validation_steps)
         for source in (train_data, val_data):
             checks.enough_data(source, epochs - initial_epoch)
-        parts = {"train_data": train_data, "val_data": val_data, "epochs": epochs}
-        options = {"validation_freq": validation_freq, "log_step_freq": log_step_freq}
-        with self._session.begin(callbacks, verbose, trains="fit", **parts, **options) as (run, hooks):
+        parts = {"train_data": train_data, "val_data": val_data, "epochs": epochs, "validation_freq": validation_freq}
+        with self._session.begin(callbacks, verbose, trains="fit", **parts) as (run, hooks):
+            run.log_step_freq = log_step_freq
             run.state.begin_fit(initial_epoch)
             self.history = run.state.history
             with graceful_interrupt(lambda: run.interrupt("Ctrl-C")):
                 history = loop.fit(run, hooks)
             if run.interrupted:
-                print(run.farewell(), flush=True)
+                print(run.farewell(), file=sys.stdout if verbose else sys.stderr, flush=True)
         return history
 
     def evaluate(
@@ -234,8 +235,7 @@ class Model(Wrapper):
     @property
     def loss_func(self) -> Any:
         """The loss as it was given to `compile`, for steps of one's own."""
-        loss = self._session.compiled("loss_func").loss
-        return None if loss is None else loss.function
+        return getattr(self._session.compiled("loss_func").loss, "function", None)
 
     @property
     def metrics_dict(self) -> dict[str, Any]:

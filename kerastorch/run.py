@@ -95,7 +95,7 @@ class Run:
     def farewell(self) -> str:
         """Say why and where training ended early, and what is left."""
         state = self.state
-        where = f"in epoch {state.epoch + 1}" + (f" after batch {state.batch}" if state.batch else "")
+        where = f"in epoch {state.epoch + 1} after batch {state.batch}" if state.batch else f"after epoch {state.epoch}"
         epochs = f"{len(state.history)} finished epoch{'' if len(state.history) == 1 else 's'}"
         return f"Stopped by {self.stop_reason} {where}. The history keeps {epochs}."
 

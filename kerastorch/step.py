@@ -74,10 +74,7 @@ def bind(module: nn.Module, x: Any) -> Callable[[Any], Any]:
     """
     if hasattr(x, "to") or not isinstance(x, (tuple, list, Mapping)):
         return module
-    taker: Any = module
-    if isinstance(module, Wrapper) and type(module).forward is Wrapper.forward:
-        taker = module.net
-    parameters = list(inspect.signature(taker.forward).parameters.values())
+    parameters = list(inspect.signature(_innermost(module).forward).parameters.values())
     kinds = {parameter.kind for parameter in parameters}
     if isinstance(x, Mapping):
         names = {parameter.name for parameter in parameters}
@@ -86,6 +83,19 @@ def bind(module: nn.Module, x: Any) -> Callable[[Any], Any]:
     places = sum(parameter.kind in _POSITIONAL for parameter in parameters)
     spreads = places >= len(x) or inspect.Parameter.VAR_POSITIONAL in kinds
     return (lambda inputs: module(*inputs)) if spreads else module
+
+
+def _innermost(module: Any) -> Any:
+    """Look through what hands its inputs on: a Model, `torch.compile`, DataParallel."""
+    while True:
+        if isinstance(module, Wrapper) and type(module).forward is Wrapper.forward:
+            module = module.net
+        elif hasattr(module, "_orig_mod"):
+            module = module._orig_mod
+        elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        else:
+            return module
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -36,9 +36,9 @@ class Wrapper(nn.Module):
     def module(self) -> nn.Module:
         """What is trained: the wrapped net; or this, where a subclass adds something, or hooks are to be run."""
         own = type(self)
-        plain = own.forward is Wrapper.forward and own.train is nn.Module.train
-        hooked = self._forward_hooks or self._forward_pre_hooks
-        return self.net if self._is_transparent and plain and not hooked else self
+        plain = own.forward is Wrapper.forward and own.train is nn.Module.train and "forward" not in vars(self)
+        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
+        return self.net if self._is_transparent and plain and not any(hooks) else self
 
     @property
     def _is_transparent(self) -> bool:
@@ -90,9 +90,10 @@ class Wrapper(nn.Module):
             return getattr(self._modules["net"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # What is read from the net is written there too: model.head = nn.Linear(512, 10) gives the net a new head
+        # A layer that is read from the net is written there too: model.head = nn.Linear(512, 10) gives the net a new
+        # head. Not in a subclass with a forward of its own, whose layers are its own.
         net = _innermost(self)
-        if net is self or name == "net":
+        if net is self or name == "net" or type(self).forward is not Wrapper.forward:
             super().__setattr__(name, value)
         elif name in net._parameters or name in net._buffers:
             _set_tensor(net, name, value)

@@ -183,13 +183,19 @@ def test_prefixes_of_wrappers_are_taken_off(prefix):
     assert torch.equal(net.weight, source.weight)
 
 
-def test_plain_weights_load_into_a_compiled_net_and_back():
-    compiled, plain = torch.compile(nn.Linear(2, 2)), nn.Linear(2, 2)
-    checkpoint.load_into(compiled, plain.state_dict(), "a.pt")
-    assert torch.equal(compiled.weight, plain.weight)
-    other = nn.Linear(2, 2)
-    checkpoint.load_into(other, compiled.state_dict(), "a.pt")
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_plain_weights_load_into_a_compiled_or_parallel_net_and_back(wrap):
+    other, plain = nn.Linear(2, 2), nn.Linear(2, 2)
+    wrapped = wrap(nn.Linear(2, 2))
+    checkpoint.load_into(wrapped, plain.state_dict(), "a.pt")
+    checkpoint.load_into(other, wrapped.state_dict(), "a.pt")
     assert torch.equal(other.weight, plain.weight)
+
+
+def test_weights_load_into_a_lazy_net():
+    lazy, plain = nn.LazyLinear(2), nn.Linear(3, 2)
+    checkpoint.load_into(lazy, plain.state_dict(), "a.pt")
+    assert torch.equal(lazy.weight, plain.weight)
 
 
 def test_names_that_differ_are_listed_and_the_net_is_as_it_was():

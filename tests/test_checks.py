@@ -97,7 +97,7 @@ def test_a_column_against_a_row_is_doubted_where_the_loss_is_the_users_own():
         assert [str(warning.message) for warning in warned] == [
             f"output float32 {tuple(output.shape)} cpu, target float32 {tuple(target.shape)} cpu: "
             "if the loss own_loss compares element by element, torch compares each with each. "
-            "Type y.unsqueeze(-1), or output.squeeze(-1) at the end of forward."
+            "Type y[..., None], or output.squeeze(-1) at the end of forward."
         ]
     for output, target in ((column[:1], row[:1]), (column, column), (row, row), (torch.ones(2, 2), row)):
         check(own_loss, output, target)
@@ -128,7 +128,8 @@ def test_different_devices_are_named():
             torch.ones(2, 3),
             torch.ones(2),
             "CrossEntropyLoss needs labels as int64, or a probability for each class; got "
-            "output float32 (2, 3) cpu, target float32 (2,) cpu. If the targets are labels, type y.long().",
+            "output float32 (2, 3) cpu, target float32 (2,) cpu. If the targets are labels: "
+            "Type y.long(), or y.astype('int64') for an array.",
         ),
         (
             torch.ones(2, 3),
@@ -146,7 +147,7 @@ def test_different_devices_are_named():
             torch.ones(2, 3),
             whole(2, 3),
             "CrossEntropyLoss needs labels of the shape (2,); got output float32 (2, 3) cpu, target int64 (2, 3) cpu. "
-            "One-hot labels: type y.argmax(1), or y.float().",
+            "One-hot labels: type y.argmax(1).",
         ),
         (
             torch.ones(2, 3),
@@ -157,17 +158,20 @@ def test_different_devices_are_named():
         (
             torch.ones(2, 3),
             whole(2, dtype=torch.int32),
-            "CrossEntropyLoss needs labels as int64; got int32 (2,) cpu. Type y.long().",
+            "CrossEntropyLoss needs labels as int64; got int32 (2,) cpu. "
+            "Type y.long(), or y.astype('int64') for an array.",
         ),
         (
             torch.ones(2, 3),
             whole(2, dtype=torch.bool),
-            "CrossEntropyLoss needs labels as int64; got bool (2,) cpu. Type y.long().",
+            "CrossEntropyLoss needs labels as int64; got bool (2,) cpu. "
+            "Type y.long(), or y.astype('int64') for an array.",
         ),
         (
             torch.ones(2, 3, 4),
             whole(2, 4, dtype=torch.uint8),
-            "CrossEntropyLoss needs labels as int64; got uint8 (2, 4) cpu. Type y.long().",
+            "CrossEntropyLoss needs labels as int64; got uint8 (2, 4) cpu. "
+            "Type y.long(), or y.astype('int64') for an array.",
         ),
         (
             torch.ones(2, 3),
@@ -215,7 +219,7 @@ SILENT = "torch would compare each with each without a word. "
             torch.ones(4, 1),
             torch.ones(4),
             "output float32 (4, 1) cpu, target float32 (4,) cpu. ",
-            "Type y.unsqueeze(-1) for the targets, or output.squeeze(-1) at the end of forward.",
+            "Type y[..., None] for the targets, or output.squeeze(-1) at the end of forward.",
         ),
         (
             torch.ones(4),
@@ -260,7 +264,7 @@ def test_shapes_that_do_not_fit_are_named_with_what_to_type(output, target, got,
 )
 def test_what_the_text_says_to_type_helps_for_any_batch(output, target):
     text = message(MismatchError, check, MSE, output, target)
-    what_to_type = text.rpartition("Type ")[2].split(" for the")[0].removesuffix(".")
+    what_to_type = text.rpartition("Type ")[2].split(" for the")[0].split(", or")[0].removesuffix(".")
     for count in (4, 3):  # the last batch of an epoch has fewer samples
         check(MSE, output[:count], eval(what_to_type, {"y": target[:count]}))
 
@@ -272,27 +276,29 @@ def test_what_the_text_says_to_type_helps_for_any_batch(output, target):
             MSE,
             torch.ones(2),
             whole(2),
-            "MSELoss needs targets of a floating dtype; got int64 (2,) cpu. Type y.float().",
+            "MSELoss needs targets of a floating dtype; got int64 (2,) cpu. "
+            "Type y.float(), or y.astype('float32') for an array.",
         ),
         (
             LOGITS,
             torch.ones(2),
             whole(2, dtype=torch.bool),
-            "BCEWithLogitsLoss needs targets of a floating dtype; got bool (2,) cpu. Type y.float().",
+            "BCEWithLogitsLoss needs targets of a floating dtype; got bool (2,) cpu. "
+            "Type y.float(), or y.astype('float32') for an array.",
         ),
         (
             LOGITS,
             torch.ones(2),
             torch.tensor([0.0, 2.0]),
             "BCEWithLogitsLoss needs targets between 0 and 1; got 0 to 2. "
-            "Type y.float() for labels 0 and 1; for more classes use 'cross_entropy'.",
+            "Type y - 1 for labels 1 and 2, (y + 1) / 2 for -1 and 1; for more classes use 'cross_entropy'.",
         ),
         (
             functional.binary_cross_entropy,
             torch.ones(2),
             torch.tensor([-1.0, 1.0]),
             "binary_cross_entropy needs targets between 0 and 1; got -1 to 1. "
-            "Type y.float() for labels 0 and 1; for more classes use 'cross_entropy'.",
+            "Type y - 1 for labels 1 and 2, (y + 1) / 2 for -1 and 1; for more classes use 'cross_entropy'.",
         ),
         (
             BCE,

@@ -1,5 +1,7 @@
 import copy
 import functools
+import multiprocessing
+import threading
 
 import numpy as np
 import pytest
@@ -564,6 +566,86 @@ def test_names_that_stand_for_something_else_are_no_metrics(name):
         kt.Model(make_net()).compile("mse", metrics={name: "mae"})
 
 
+def test_a_layer_of_a_subclass_never_replaces_one_of_the_net_it_wraps():
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.head(x)
+
+    class Probe(kt.Model):
+        def __init__(self):
+            super().__init__(Body())
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.net(x).relu())
+
+    model = Probe()
+    model.compile("cross_entropy", "sgd")
+    model.fit(1, make_data(), verbose=0)
+    assert sorted(model.state_dict()) == ["head.bias", "head.weight", "net.head.bias", "net.head.weight"]
+    assert model.net.head.out_features == 4
+
+
+def test_a_copy_made_in_the_middle_of_fit_trains_on_by_itself():
+    copies = []
+
+    class Copies(kt.Callback):
+        def on_epoch_end(self, epoch, logs):
+            copies.append(copy.deepcopy(self.model))
+
+    model = compiled()
+    model.fit(2, make_data(), callbacks=[Copies()], verbose=0, shuffle=False, steps_per_epoch=1)
+    first = copies[0]
+    first.fit(1, make_data(), verbose=0, shuffle=False)
+    assert torch.equal(first.net[0].weight, model.net[0].weight)
+
+
+def test_the_workers_of_a_loader_that_is_left_in_the_middle_end_with_fit():
+    loader = DataLoader(TensorDataset(*make_data()), 5, num_workers=1)
+    watch = kt.Callback()
+    compiled().fit(2, loader, callbacks=[watch], verbose=0, steps_per_epoch=2)
+    assert watch.run
+    assert not multiprocessing.active_children()
+
+
+def test_metric_objects_are_used_and_not_copied():
+    class Counts:
+        def __init__(self):
+            self.seen = 0
+            self.lock = threading.Lock()
+
+        def __call__(self, y_pred, y_true):
+            self.seen += len(y_pred)
+            return 0.5
+
+    counts = Counts()
+    model = compiled(metrics={"counts": counts})
+    assert model.evaluate(make_data(), batch_size=7)["counts"] == 0.5
+    assert counts.seen == 30
+
+
+def test_named_metrics_can_be_called_in_a_step_of_ones_own():
+    model = compiled(metrics=["accuracy"])
+    output = torch.tensor([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    assert model.metrics_dict["accuracy"](output, torch.tensor([0, 1])) == 0.5
+
+
+def test_stop_out_of_an_evaluation_inside_fit_ends_fit():
+    class Inner(kt.Callback):
+        def on_test_end(self, logs):
+            self.model.stop("seen enough")
+
+    class Outer(kt.Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.model.evaluate(make_data(), callbacks=[Inner()])
+
+    assert compiled().fit(5, make_data(), callbacks=[Outer()], verbose=0).epoch == [0]
+
+
 def test_a_step_by_hand_points_to_train_on_batch():
     for verb in ("train_step", "evaluate_step"):
         with pytest.raises(NotCompiledError, match=rf"{verb} is a part of fit.*train_on_batch\(x, y\)"):
@@ -604,7 +686,7 @@ def test_the_validation_data_are_checked_too():
 
 def test_column_against_row_is_explained_before_the_first_step():
     model = compiled(nn.Linear(4, 1), loss="mse")
-    with pytest.raises(MismatchError, match=r"Type y\.unsqueeze\(-1\)"):
+    with pytest.raises(MismatchError, match=r"Type y\[\.\.\., None\]"):
         model.fit(1, (torch.randn(8, 4), torch.randn(8)), verbose=0)
 
 

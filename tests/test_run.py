@@ -57,4 +57,4 @@ def test_the_end_of_the_data_is_an_error_only_before_the_first_epoch():
     run.train_data = DATA
     run.run_dry(DATA)
     assert run.interrupted
-    assert run.farewell() == "Stopped by the end of dl_val in epoch 2. The history keeps 1 finished epoch."
+    assert run.farewell() == "Stopped by the end of dl_val after epoch 1. The history keeps 1 finished epoch."

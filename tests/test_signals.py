@@ -1,3 +1,4 @@
+import re
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_the_first_ctrl_c_finishes_the_batch_and_ends_training_as_if_it_were_ove
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert "the end of training" in out
-    assert "Stopped by Ctrl-C in epoch " in out
+    assert re.search(r"Stopped by Ctrl-C (in|after) epoch \d+", err)
     assert "history " in out
     assert "this batch is finished first; press it again to stop at once" in err
     assert "Traceback" not in err
@@ -87,9 +88,32 @@ def fit_and_interrupt(at):
 
 def test_ctrl_c_in_the_middle_of_an_epoch_or_of_a_validation_leaves_no_half_epoch(capfd):
     assert len(fit_and_interrupt("on_train_batch_begin").history) == 0
-    assert "Stopped by Ctrl-C in epoch 1 after batch 1. The history keeps 0 finished epochs." in capfd.readouterr().out
+    assert "Stopped by Ctrl-C in epoch 1 after batch 1. The history keeps 0 finished epochs." in capfd.readouterr().err
     assert len(fit_and_interrupt("on_test_batch_begin").history) == 0
     assert len(fit_and_interrupt("on_epoch_end").history) == 1
+
+
+def test_workers_that_die_of_the_same_ctrl_c_are_no_error(capfd):
+    def batches():
+        yield torch.zeros(4, 2), torch.zeros(4, 1)
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    assert len(model.fit(1, batches(), verbose=0)) == 0
+    assert "Stopped by Ctrl-C in epoch 1 after batch 1" in capfd.readouterr().err
+
+
+def test_workers_that_die_by_themselves_are_an_error():
+    def batches():
+        yield torch.zeros(4, 2), torch.zeros(4, 1)
+        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        model.fit(1, batches(), verbose=0)
 
 
 def test_the_handler_that_was_there_comes_back():

@@ -50,6 +50,8 @@ def test_a_wrapper_takes_what_its_net_takes():
     assert bind(wrapper, {"other": 1})({"other": 1}) == ({"other": 1}, None, None)
     assert bind(wrapper, (1, 2, 3))((1, 2, 3)) == ((1, 2, 3), None, None)
     assert bind(wrapper, (1, 2))((1, 2)) == (1, 2, None)
+    for outer in (Wrapper(wrapper), torch.nn.DataParallel(Record()), Wrapper(torch.compile(Record(), backend="eager"))):
+        assert bind(outer, (1, 2, 3))((1, 2, 3)) == ((1, 2, 3), None, None)
 
 
 def test_hooks_of_the_net_run():

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -33,6 +33,9 @@ class DataSource(ABC):
     @abstractmethod
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of one epoch; nothing is read before the first is asked for."""
+
+    def close(self) -> None:
+        """Let go of what is held from one epoch to the next, such as the workers of a loader."""
 
 
 class NoData(DataSource):
@@ -127,7 +130,12 @@ class LimitedSource(DataSource):
         if 0 < count < (self.steps or 0):
             warnings.warn(f"{self.name} ran out of data after {count} of {self.steps} batches.", stacklevel=2)
 
-    def _endless(self) -> Iterator[Batch]:
+    def close(self) -> None:
+        """Stop in the middle of the other source."""
+        if self._continued is not None:
+            self._continued.close()
+
+    def _endless(self) -> Generator[Batch, None, None]:
         for reading in itertools.count():
             empty = True
             for batch in self._source.batches(reading):

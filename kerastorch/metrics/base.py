@@ -48,6 +48,14 @@ class Metric(ABC):
     def reset(self) -> None:
         """Prepare for a new epoch; only a metric with state of its own needs it."""
 
+    def twin(self) -> Metric:
+        """Return a metric for another run at the same time; only one with state of its own must be another."""
+        return self
+
+    def __call__(self, output: Any, target: Any) -> float:
+        """Return the value for one batch; waits for the device."""
+        return self.value([float(part) for part in self.measure(output, target, None, len(target))])
+
 
 def ratio(sums: Sequence[float]) -> float:
     """Divide the first sum by the second, NaN for nothing by nothing; a single sum stands for itself."""

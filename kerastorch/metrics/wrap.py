@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,6 +40,10 @@ class TorchMetric(Metric):
         if not self.measured:
             return float("nan")
         return float(one_number(self.metric.compute(), f"The metric {self.name!r}"))
+
+    def twin(self) -> TorchMetric:
+        """Return a copy with a copy of the object."""
+        return TorchMetric(copy.deepcopy(self.metric), self.name)
 
     def reset(self) -> None:
         """Forget the epoch."""
