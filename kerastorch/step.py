@@ -74,7 +74,7 @@ def bind(module: nn.Module, x: Any) -> Callable[[Any], Any]:
     """
     if hasattr(x, "to") or not isinstance(x, (tuple, list, Mapping)):
         return module
-    parameters = list(inspect.signature(_innermost(module).forward).parameters.values())
+    parameters = list(inspect.signature(_receiver(module).forward).parameters.values())
     kinds = {parameter.kind for parameter in parameters}
     if isinstance(x, Mapping):
         names = {parameter.name for parameter in parameters}
@@ -85,7 +85,7 @@ def bind(module: nn.Module, x: Any) -> Callable[[Any], Any]:
     return (lambda inputs: module(*inputs)) if spreads else module
 
 
-def _innermost(module: Any) -> Any:
+def _receiver(module: Any) -> Any:
     """Look through what hands its inputs on: a Model, `torch.compile`, DataParallel."""
     while True:
         if isinstance(module, Wrapper) and type(module).forward is Wrapper.forward:

@@ -116,7 +116,7 @@ class LimitedSource(DataSource):
 
     def __init__(self, source: DataSource, steps: int, *, continues: bool) -> None:
         self.name = source.name
-        self.steps = steps
+        self.steps: int = steps
         self._source = source
         self._continued = self._endless() if continues else None
 
@@ -127,7 +127,7 @@ class LimitedSource(DataSource):
         for count, batch in enumerate(itertools.islice(batches, self.steps), 1):
             batch.index = count - 1
             yield batch
-        if 0 < count < (self.steps or 0):
+        if 0 < count < self.steps:
             warnings.warn(f"{self.name} ran out of data after {count} of {self.steps} batches.", stacklevel=2)
 
     def close(self) -> None:

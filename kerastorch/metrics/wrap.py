@@ -41,6 +41,13 @@ class TorchMetric(Metric):
             return float("nan")
         return float(one_number(self.metric.compute(), f"The metric {self.name!r}"))
 
+    def __call__(self, output: Any, target: Any) -> float:
+        """Return the value for one batch, beside what the object has summed up."""
+        fresh = self.twin()
+        fresh.reset()
+        fresh.measure(output, target, None, len(target))
+        return fresh.value(())
+
     def twin(self) -> TorchMetric:
         """Return a copy with a copy of the object."""
         return TorchMetric(copy.deepcopy(self.metric), self.name)

@@ -147,3 +147,10 @@ def test_compile_knows_torchmetrics_by_their_verbs():
     made = resolve.metrics([torchmetrics.classification.BinaryAUROC(), Plain()], resolve.loss("mse"))
     assert list(made) == ["binary_auroc", "plain"]
     assert all(isinstance(metric, TorchMetric) for metric in made.values())
+
+
+def test_called_by_hand_it_gives_the_value_of_one_batch_and_keeps_what_it_has():
+    metric = TorchMetric(torchmetrics.MeanSquaredError(), "mse")
+    metric.measure(torch.zeros(2), torch.ones(2), None, 2)
+    assert metric(torch.zeros(2), torch.full((2,), 3.0)) == 9.0
+    assert metric.value(()) == 1.0
