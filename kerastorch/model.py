@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from kerastorch import assembly, checkpoint, checks, loop, resolve, step
+from kerastorch import assembly, checks, loop, resolve, step
 from kerastorch.data import Batch
 from kerastorch.display import Verbose
 from kerastorch.history import History
 from kerastorch.hooks import Callback
 from kerastorch.signals import graceful_interrupt
-from kerastorch.summary import summary as print_summary
 from kerastorch.tree import map_leaves
 from kerastorch.wrapper import Wrapper
 
@@ -256,43 +254,6 @@ class Model(Wrapper):
     def stop_training(self, value: bool) -> None:
         if value:
             self.stop()
-
-    def summary(
-        self,
-        input_shape: Any = None,
-        input_dtype: Any = torch.float32,
-        batch_size: int = -1,
-        *,
-        input_data: Any = None,
-        style: str = "table",
-        print_fn: Callable[[str], object] = print,
-    ) -> None:
-        """Print layers, output shapes and parameters; the arguments are those of `kerastorch.summary`."""
-        options = {"input_data": input_data, "style": style, "print_fn": print_fn}
-        print_summary(self.module, input_shape, input_dtype, batch_size, **options)
-
-    def save_weights(self, path: str | Path) -> None:
-        """Write the weights, as `.safetensors` or in torch's format; the file is whole or not there.
-
-        Raises:
-            CheckpointError: It cannot be written.
-        """
-        checkpoint.save_weights(self.state_dict(), path)
-
-    def load_weights(self, path: str | Path, *, strict: bool = True) -> None:
-        """Read weights that `save_weights`, `ModelCheckpoint` or `torch.save(net.state_dict(), ...)` wrote.
-
-        They go to where the net is, whatever device they were written on. No code in the file is run.
-
-        Args:
-            path: The file.
-            strict: Whether names must agree on both sides.
-
-        Raises:
-            FileNotFoundError: There is no file.
-            CheckpointError: It is damaged or belongs to another net, which then is as it was.
-        """
-        checkpoint.load_into(self.module, checkpoint.weights_in(checkpoint.load(path)), path, strict=strict)
 
     @property
     def optimizer(self) -> Optimizer:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from kerastorch import checkpoint
+from kerastorch.summary import summary as print_summary
 
 
 class Wrapper(nn.Module):
-    """Calls, prints and names like the net it wraps; without one, its subclass is the net.
+    """Calls, prints, names, saves and sums up like the net it wraps; without one, its subclass is the net.
 
     Parameters, buffers, modules and the state_dict have the net's own names, also where the wrapper is itself part of a
     larger module. Attributes that it does not have are the net's. A subclass that adds layers of its own has the names
@@ -51,6 +56,43 @@ class Wrapper(nn.Module):
                 f"{type(self).__name__} wraps no net and has no forward. Write one, or Model(net)."
             )
         return self.net(*inputs, **named_inputs)
+
+    def summary(
+        self,
+        input_shape: Any = None,
+        input_dtype: Any = torch.float32,
+        batch_size: int = -1,
+        *,
+        input_data: Any = None,
+        style: str = "table",
+        print_fn: Callable[[str], object] = print,
+    ) -> None:
+        """Print layers, output shapes and parameters; the arguments are those of `kerastorch.summary`."""
+        options = {"input_data": input_data, "style": style, "print_fn": print_fn}
+        print_summary(self.module, input_shape, input_dtype, batch_size, **options)
+
+    def save_weights(self, path: str | Path) -> None:
+        """Write the weights, as `.safetensors` or in torch's format; the file is whole or not there.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        checkpoint.save_weights(self.state_dict(), path)
+
+    def load_weights(self, path: str | Path, *, strict: bool = True) -> None:
+        """Read weights that `save_weights`, `ModelCheckpoint` or `torch.save(net.state_dict(), ...)` wrote.
+
+        They go to where the net is, whatever device they were written on. No code in the file is run.
+
+        Args:
+            path: The file.
+            strict: Whether names must agree on both sides.
+
+        Raises:
+            FileNotFoundError: There is no file.
+            CheckpointError: It is damaged or belongs to another net, which then is as it was.
+        """
+        checkpoint.load_into(self.module, checkpoint.weights_in(checkpoint.load(path)), path, strict=strict)
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
         """Return the state under the net's own names."""
