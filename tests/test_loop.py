@@ -572,7 +572,7 @@ def test_nothing_waits_for_the_device_in_a_step_unless_the_user_does(monkeypatch
 
     steps = []
     monkeypatch.setattr("kerastorch.metrics.set._read_if_free", lambda part: part)  # as on an accelerator
-    monkeypatch.setattr("kerastorch.losses._surely_not_negative", lambda labels: False)
+    monkeypatch.setattr("kerastorch.losses.single._surely_not_negative", lambda labels: False)
 
     def watch(batch, logs):
         if batch == 0:

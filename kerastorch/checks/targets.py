@@ -1,19 +1,15 @@
-"""Before the first step: clear errors for what cannot work. They look at the first batch only."""
+"""What the loss compares: outputs and targets of the first batch."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from kerastorch.data.batch import Batch
-from kerastorch.data.source import DataSource
-from kerastorch.errors import DataError, MismatchError
+from kerastorch.errors import MismatchError
 from kerastorch.losses import Loss
 from kerastorch.tree import describe
 
@@ -151,98 +147,6 @@ def loss_value(value: Any, name: str, *, training: bool) -> None:
         raise MismatchError(
             f"The loss {name} does not depend on any trainable parameter. Is every parameter frozen "
             "(requires_grad=False), or does forward detach its output?"
-        )
-
-
-def epochs(count: Any, initial: Any) -> None:
-    """See that there is an epoch to train.
-
-    Raises:
-        TypeError: `count` is no whole number; often the data were given first.
-        ValueError: There is none.
-    """
-    if isinstance(count, bool) or not isinstance(count, Integral):
-        raise TypeError(
-            f"epochs is a whole number and comes first: fit(3, dl_train, dl_val); got {type(count).__name__}."
-        )
-    if not 0 <= initial < count:
-        raise ValueError(
-            f"There is no epoch to train: epochs={count}, initial_epoch={initial}; epochs is where to end."
-        )
-
-
-def positive(**numbers: int | None) -> None:
-    """See that what is given is at least 1.
-
-    Raises:
-        ValueError: It is not.
-    """
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} is at least 1; got {number}.")
-
-
-def same_parameters(module: nn.Module, before: list[nn.Parameter]) -> None:
-    """See that a net has no parameter that it did not have when its optimizer was built.
-
-    Raises:
-        MismatchError: It has, and that would not be trained.
-    """
-    known = {id(parameter) for parameter in before}
-    new = [name for name, parameter in module.named_parameters() if id(parameter) not in known]
-    if new:
-        raise MismatchError(
-            f"The net has new parameters, {new[0]} for one, which its optimizer does not know. "
-            "Call model.compile(...) again after the last change of layers."
-        )
-
-
-def needs_no_closure(optimizer: Optimizer) -> None:
-    """See that `optimizer.step()` can be called as it is.
-
-    Raises:
-        MismatchError: It needs a closure.
-    """
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise MismatchError(
-            f"{type(optimizer).__name__} evaluates the loss several times a step, through a closure. "
-            "Subclass kt.Model, override train_step(batch), and call self.optimizer.step(closure) there."
-        )
-
-
-def optimizer_fits(optimizer: Optimizer, module: nn.Module) -> None:
-    """See that an optimizer trains parameters of this net, and warn where it holds others in place of some.
-
-    Raises:
-        MismatchError: It holds none of them.
-    """
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not any(id(parameter) in held for parameter in module.parameters()):
-        raise MismatchError(
-            f"The optimizer {type(optimizer).__name__} holds no parameter of this net, so nothing would be trained. "
-            "Build it from model.parameters(), after the last change of layers."
-        )
-    own = {id(parameter): name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    left_out = [name for key, name in own.items() if key not in held]
-    if left_out and held - {id(parameter) for parameter in module.parameters()}:
-        warnings.warn(
-            f"The optimizer does not train {left_out[0]}, but holds parameters that are not in the net. "
-            "Were layers replaced after it was built? Then build it anew and compile again.",
-            stacklevel=2,
-        )
-
-
-def enough_data(source: DataSource, epochs: int) -> None:
-    """See that data for several epochs can be read more than once.
-
-    Raises:
-        DataError: A generator, or another iterator that has an end.
-    """
-    if source.one_shot and epochs > 1:
-        raise DataError(
-            f"{source.name} is a generator or iterator, which can be read once, but {epochs} epochs were asked for. "
-            "Pass a list or a DataLoader, or say steps_per_epoch=."
         )
 
 

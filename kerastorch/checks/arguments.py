@@ -1,0 +1,50 @@
+"""Arguments of a call."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+from kerastorch.data.source import DataSource
+from kerastorch.errors import DataError
+
+
+def epochs(count: Any, initial: Any) -> None:
+    """See that there is an epoch to train.
+
+    Raises:
+        TypeError: `count` is no whole number; often the data were given first.
+        ValueError: There is none.
+    """
+    if isinstance(count, bool) or not isinstance(count, Integral):
+        raise TypeError(
+            f"epochs is a whole number and comes first: fit(3, dl_train, dl_val); got {type(count).__name__}."
+        )
+    if not 0 <= initial < count:
+        raise ValueError(
+            f"There is no epoch to train: epochs={count}, initial_epoch={initial}; epochs is where to end."
+        )
+
+
+def positive(**numbers: int | None) -> None:
+    """See that what is given is at least 1.
+
+    Raises:
+        ValueError: It is not.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is at least 1; got {number}.")
+
+
+def enough_data(source: DataSource, epochs: int) -> None:
+    """See that data for several epochs can be read more than once.
+
+    Raises:
+        DataError: A generator, or another iterator that has an end.
+    """
+    if source.one_shot and epochs > 1:
+        raise DataError(
+            f"{source.name} is a generator or iterator, which can be read once, but {epochs} epochs were asked for. "
+            "Pass a list or a DataLoader, or say steps_per_epoch=."
+        )

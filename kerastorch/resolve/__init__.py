@@ -1,0 +1,47 @@
+"""Names and spellings -> objects, once, into a frozen Recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from kerastorch.losses import Loss
+from kerastorch.metrics import Metric
+from kerastorch.resolve.devices import device
+from kerastorch.resolve.losses import loss
+from kerastorch.resolve.metric import metrics
+from kerastorch.resolve.optimizers import OptimizerFactory, optimizer
+
+__all__ = ["Recipe", "device", "either", "loss", "metrics", "optimizer"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `compile` was given, resolved.
+
+    Attributes:
+        loss: The loss, with the weight of each batch; None where a step of the user's own needs none.
+        optimizer: The optimizer, or what builds it from the parameters.
+        metrics: Names and metrics, in order.
+        device: `"auto"`, or the device to train on.
+    """
+
+    loss: Loss | None
+    optimizer: Optimizer | OptimizerFactory
+    metrics: Mapping[str, Metric]
+    device: str | torch.device
+
+
+def either(name: str, value: Any, other: str, other_value: Any) -> Any:
+    """Return what was given in one of two spellings.
+
+    Raises:
+        TypeError: It was given in both.
+    """
+    if value is not None and other_value is not None:
+        raise TypeError(f"{name} and {other} are two spellings of one argument; give one of them.")
+    return other_value if value is None else value
