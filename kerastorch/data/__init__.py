@@ -1,7 +1,21 @@
 """From whatever the user has to batches."""
 
-from kerastorch.data.adapt import adapt, makes_own_batches
+from kerastorch.data.adapt import adapt
 from kerastorch.data.batch import Batch
+from kerastorch.data.class_weight import class_weights
+from kerastorch.data.kinds import makes_own_batches, named_sets
+from kerastorch.data.labels import labels_of
 from kerastorch.data.source import DataSource, NoData
+from kerastorch.data.split import split
 
-__all__ = ["Batch", "DataSource", "NoData", "adapt", "makes_own_batches"]
+__all__ = [
+    "Batch",
+    "DataSource",
+    "NoData",
+    "adapt",
+    "class_weights",
+    "labels_of",
+    "makes_own_batches",
+    "named_sets",
+    "split",
+]

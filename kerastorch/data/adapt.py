@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from kerastorch.data.batch import to_tensors
+from kerastorch.data.batch import labelled_to_tensors, to_tensors
+from kerastorch.data.kinds import (
+    is_arrays,
+    is_dataset,
+    is_graph,
+    is_labelled,
+    makes_own_batches,
+    plain,
+    sample_count,
+    unusable,
+)
+from kerastorch.data.order import SeededOrder, check_rows
 from kerastorch.data.source import DataSource, LimitedSource, LoaderSource, TensorSource
 from kerastorch.errors import DataError
 from kerastorch.tree import describe, leaves
@@ -27,106 +41,150 @@ def adapt(
     shuffle: bool | None = None,
     steps: int | None = None,
     training: bool = False,
+    drop_last: bool = False,
+    seed: int | None = None,
+    rows: Tensor | None = None,
 ) -> DataSource:
     """Give any form of data the one face that the loop knows.
 
     Args:
-        data: A DataLoader, any iterable of batches, a Dataset, or a tensor, an array, a dict of them, or a tuple
-            `(x,)`, `(x, y)`, `(x, y, sample_weight)` of such. A list is an iterable of batches.
+        data: A DataLoader, any iterable of batches, a Dataset of torch or of Hugging Face, or a tensor, an array, a
+            DataFrame, a dict of them, or a tuple `(x,)`, `(x, y)`, `(x, y, sample_weight)` of such. A dict with
+            `"labels"` holds inputs and targets. A list is an iterable of batches.
         name: What the user calls it, for messages.
         float_dtype: What float64 becomes: the dtype of the net.
         batch_size: Samples per batch of a Dataset or of tensors; 32 by default.
         shuffle: Whether a Dataset or tensors are shuffled each epoch; by default in training.
         steps: Batches per epoch; all of them by default.
         training: Whether it is trained on.
+        drop_last: Whether a Dataset or tensors leave out a last batch that is short.
+        seed: Of the order of a Dataset or of tensors: each epoch has its own, the same in every run. By default it
+            comes from torch's own random numbers.
+        rows: Numbers of the samples of a Dataset or of tensors to use, int64 `(M,)`; all by default. The data are not
+            copied.
 
     Raises:
-        DataError: The data are empty, or of a form that cannot be used, or bring their own `batch_size`.
+        DataError: The data are empty, of a form that cannot be used, or bring their own batches in spite of an argument
+            that says how to make them.
     """
     for argument, value in (("batch_size", batch_size), ("steps", steps)):
         if value is not None and value < 1:
             raise DataError(f"{argument} for {name} is at least 1; got {value}.")
+    if seed is not None and not isinstance(seed, Integral):
+        raise DataError(f"seed for {name} is a whole number; got {seed!r}.")
     if makes_own_batches(data):
-        _refuse_arguments(data, name, batch_size=batch_size, shuffle=shuffle)
-        source: DataSource = LoaderSource(data, float_dtype=float_dtype, name=name)
+        given = {
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "drop_last": drop_last or None,
+            "seed": seed,
+            "rows": rows,
+        }
+        _refuse_arguments(data, name, given)
+        source: DataSource = LoaderSource([data] if is_graph(data) else data, float_dtype=float_dtype, name=name)
     else:
-        size = batch_size or DEFAULT_BATCH_SIZE
+        order = training if shuffle is None else shuffle
         if shuffle and isinstance(data, IterableDataset):
             raise DataError(
                 f"shuffle=True was given, but {name} is the IterableDataset {type(data).__name__}, which has an order "
                 "of its own. Leave shuffle out."
             )
-        source = _batched(data, size, training if shuffle is None else shuffle, name, float_dtype)
+        cutting = _Cutting(name, float_dtype, batch_size or DEFAULT_BATCH_SIZE, order, drop_last, seed, rows)
+        source = _cut(plain(data), cutting)
     return source if steps is None else LimitedSource(source, steps, continues=training)
 
 
-def makes_own_batches(data: Any) -> bool:
-    """Whether the data are an iterable of batches, which knows no `batch_size` and no `shuffle` from outside."""
-    known = isinstance(data, (str, bytes, tuple, Mapping, Dataset)) or _is_arrays(data) or hasattr(data, "to_numpy")
-    return isinstance(data, Iterable) and not known
+@dataclass(frozen=True)
+class _Cutting:
+    """How samples are cut into batches; the names are those of `adapt`."""
+
+    name: str
+    float_dtype: torch.dtype
+    batch_size: int
+    shuffle: bool
+    drop_last: bool
+    seed: int | None
+    rows: Tensor | None
 
 
-def _batched(data: Any, batch_size: int, shuffle: bool, name: str, float_dtype: torch.dtype) -> DataSource:
+def _cut(data: Any, how: _Cutting) -> DataSource:
     if type(data) is TensorDataset:  # one of the user's own may change what it holds
         data = data.tensors
-    if _is_arrays(data):
-        return TensorSource(_tensors(data, name, float_dtype), batch_size=batch_size, shuffle=shuffle, name=name)
-    if not isinstance(data, Dataset):
-        raise DataError(_unusable(data, name))
+    if is_arrays(data):
+        return _cut_arrays(data, how)
+    if not is_dataset(data):
+        raise DataError(unusable(data, how.name))
     if isinstance(data, IterableDataset):
-        return LoaderSource(DataLoader(data, batch_size), float_dtype=float_dtype, name=name)
-    if not hasattr(data, "__len__"):
+        return _cut_stream(data, how)
+    return _cut_dataset(data, how)
+
+
+def _cut_arrays(data: Any, how: _Cutting) -> DataSource:
+    return TensorSource(
+        _tensors(data, how.name, how.float_dtype),
+        batch_size=how.batch_size,
+        shuffle=how.shuffle,
+        name=how.name,
+        drop_last=how.drop_last,
+        seed=how.seed,
+        rows=how.rows,
+        labelled=is_labelled(data),
+    )
+
+
+def _cut_stream(data: IterableDataset[Any], how: _Cutting) -> DataSource:
+    if how.rows is not None:
         raise DataError(
-            f"{name} cannot be read: its {type(data).__name__} has no __len__. Write one, "
-            "or make it an IterableDataset."
+            f"Rows of {how.name} were chosen, but it is the IterableDataset {type(data).__name__}, which is read one "
+            "after the other. Write a Dataset with __len__ and __getitem__."
         )
-    if len(data) == 0:
-        raise DataError(f"{name} is empty: its {type(data).__name__} has no samples.")
-    return LoaderSource(DataLoader(data, batch_size, shuffle), float_dtype=float_dtype, name=name)
+    generator = None if how.seed is None else torch.Generator()  # with a seed, torch's own random numbers stay as is
+    loader = DataLoader(data, how.batch_size, drop_last=how.drop_last, generator=generator)
+    return LoaderSource(loader, float_dtype=how.float_dtype, name=how.name)
+
+
+def _cut_dataset(data: Any, how: _Cutting) -> DataSource:
+    count = sample_count(data, how.name)
+    if how.rows is not None:
+        count = check_rows(how.rows, count, how.name)
+        data = Subset(data, _compact(how.rows))
+    if how.seed is None:
+        loader = DataLoader(data, how.batch_size, how.shuffle, drop_last=how.drop_last)
+    else:
+        order = SeededOrder(count, how.seed, shuffle=how.shuffle)
+        loader = DataLoader(data, how.batch_size, sampler=order, drop_last=how.drop_last, generator=order.generator)
+    return LoaderSource(loader, float_dtype=how.float_dtype, name=how.name)
+
+
+def _compact(rows: Tensor) -> Sequence[int]:
+    """Hold numbers in 8 bytes each, and give Python's own ints, which any Dataset takes."""
+    return array("q", rows.cpu().numpy().tobytes())
 
 
 def _tensors(data: Any, name: str, float_dtype: torch.dtype) -> tuple[Any, ...]:
-    parts = data if isinstance(data, tuple) else (data,)
-    if len(parts) > 3:
-        raise DataError(f"{name} is x, (x, y) or (x, y, sample_weight); got {len(parts)} arrays: {describe(parts)}.")
-    arrays = tuple(to_tensors(part, float_dtype, labels=place == 1) for place, part in enumerate(parts))
+    if is_labelled(data):
+        arrays: tuple[Any, ...] = (labelled_to_tensors(data, float_dtype, name),)
+    else:
+        parts = data if isinstance(data, tuple) else (data,)
+        if len(parts) > 3:
+            raise DataError(
+                f"{name} is x, (x, y) or (x, y, sample_weight); got {len(parts)} arrays: {describe(parts)}. "
+                "Several inputs go into a tuple of their own: ((a, b), y)."
+            )
+        arrays = tuple(to_tensors(part, float_dtype, labels=place == 1, name=name) for place, part in enumerate(parts))
     strange = next((leaf.dtype for leaf in leaves(arrays) if isinstance(leaf, np.ndarray)), None)
     if strange is not None:
-        raise DataError(
-            f"{name} holds an array of the dtype {strange}, which torch does not know. Type array.astype('float32')."
-        )
+        hint = "array.astype('float32')"
+        if strange.kind in "US":
+            hint = "numpy.unique(array, return_inverse=True)[1] for a number per value"
+        raise DataError(f"{name} holds an array of the dtype {strange}, which torch does not know. Type {hint}.")
     return arrays
 
 
-def _refuse_arguments(data: Any, name: str, **arguments: Any) -> None:
-    for argument, value in arguments.items():
+def _refuse_arguments(data: Any, name: str, given: dict[str, Any]) -> None:
+    for argument, value in given.items():
         if value is not None:
             raise DataError(
                 f"{argument} was given, but {name} is a {type(data).__name__}, which makes its own batches. "
                 f"Leave {argument} out, or pass a Dataset or tensors."
             )
-
-
-def _is_arrays(data: Any) -> bool:
-    if isinstance(data, (Tensor, np.ndarray)):
-        return True
-    if not isinstance(data, (tuple, Mapping)) or not data:
-        return False
-    if isinstance(data, tuple) and data[0] is not None:
-        data = [part for part in data if part is not None]  # (x, None, weight)
-    return all(isinstance(leaf, (Tensor, np.ndarray)) for leaf in leaves(data))
-
-
-def _unusable(data: Any, name: str) -> str:
-    known = "a DataLoader, an iterable of batches, a Dataset, or a tuple of tensors or NumPy arrays"
-    if isinstance(data, tuple) and not data:
-        return f"{name} is empty: it is a tuple without arrays. Pass {known}."
-    if data is None:
-        return f"There is no data: {name} is None. Pass {known}."
-    if isinstance(data, tuple):
-        strange = next((part for part in data if not _is_arrays(part)), None)
-        hint = "Type .to_numpy() behind it." if hasattr(strange, "to_numpy") else "Type numpy.asarray(...) around it."
-        return f"{name} is a tuple, which holds tensors or arrays, but one item is a {type(strange).__name__}. {hint}"
-    hint = f" {data.__name__} is a class; call it." if isinstance(data, type) else ""
-    hint = " Type .to_numpy() behind it." if hasattr(data, "to_numpy") else hint
-    return f"{name} cannot be a {type(data).__name__}.{hint} Pass {known}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import warnings
 from abc import ABC, abstractmethod
@@ -12,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kerastorch.data.batch import Batch, unpack
+from kerastorch.data.batch import Batch, check_weight, unpack
+from kerastorch.data.kinds import is_one_shot
+from kerastorch.data.order import check_rows, seeded
 from kerastorch.errors import DataError
-from kerastorch.tree import map_leaves, tensors
+from kerastorch.tree import leaves, map_leaves
 
 
 class DataSource(ABC):
@@ -50,42 +51,98 @@ class NoData(DataSource):
 
 
 class TensorSource(DataSource):
-    """Tensors in memory, cut by whole slices; shuffled by one permutation an epoch."""
+    """Tensors in memory, cut by whole slices; shuffled by one permutation an epoch.
 
-    def __init__(self, data: tuple[Any, ...], *, batch_size: int, shuffle: bool, name: str) -> None:
+    Args:
+        data: `(x,)`, `(x, y)` or `(x, y, weight)`, each a tensor `(N, ...)` or nested ones.
+        batch_size: Samples per batch.
+        shuffle: Whether each epoch has an order of its own.
+        name: What the user calls it, for messages.
+        drop_last: Leave out a last batch that is short.
+        seed: Of the orders; without, they come from torch's own random numbers.
+        rows: The samples to use `(M,)`; all by default. Nothing is copied.
+        labelled: `x` is a dict that holds the targets as `"labels"`.
+
+    Raises:
+        DataError: There is nothing, or lengths differ.
+    """
+
+    def __init__(
+        self,
+        data: tuple[Any, ...],
+        *,
+        batch_size: int,
+        shuffle: bool,
+        name: str,
+        drop_last: bool = False,
+        seed: int | None = None,
+        rows: Tensor | None = None,
+        labelled: bool = False,
+    ) -> None:
         self.name = name
         self._data = data
         self._batch_size = batch_size
         self._shuffle = shuffle
-        self._length = _common_length(data, name)
-        self.steps: int = -(-self._length // batch_size)
+        self._seed = seed
+        self._rows = rows
+        self._labelled = labelled
+        length = common_length(data, name)
+        if len(data) == 3 and data[2] is not None:
+            check_weight(data[2], length, name)
+        self._length = length if rows is None else check_rows(rows, length, name)
+        self.steps: int = self._length // batch_size if drop_last else -(-self._length // batch_size)
+        if not self.steps:
+            raise DataError(_too_few(name, self._length, batch_size))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield batches of `batch_size` samples, the last one with what is left."""
-        order = torch.randperm(self._length) if self._shuffle else None
+        order = self._order(epoch)
         for index in range(self.steps):
             start = index * self._batch_size
             stop = min(start + self._batch_size, self._length)
             chosen = None if order is None else order[start:stop]
             x, y, weight = (*(_take(part, start, stop, chosen) for part in self._data), None, None)[:3]
-            yield Batch(index, x, y, weight, stop - start)
+            yield Batch(index, x, x["labels"] if self._labelled else y, weight, stop - start)
+
+    def _order(self, epoch: int) -> Tensor | None:
+        if not self._shuffle:
+            return self._rows
+        generator = None if self._seed is None else seeded(self._seed, epoch)
+        order = torch.randperm(self._length, generator=generator)
+        return order if self._rows is None else self._rows.index_select(0, order)
 
 
 def _take(part: Any, start: int, stop: int, chosen: Tensor | None) -> Any:
     if part is None:
         return None
-    if chosen is None:  # a copy, as a DataLoader makes: a net that works in place must not change the user's data
-        return map_leaves(lambda leaf: leaf[start:stop].clone(), part)
-    return map_leaves(lambda leaf: leaf.index_select(0, chosen.to(leaf.device)), part)
+    if chosen is None:
+        return map_leaves(lambda leaf: None if leaf is None else _copy(leaf[start:stop]), part)
+    return map_leaves(lambda leaf: None if leaf is None else leaf.index_select(0, chosen.to(leaf.device)), part)
 
 
-def _common_length(data: tuple[Any, ...], name: str) -> int:
-    lengths = [len(leaf) if leaf.ndim else 0 for part in data for leaf in tensors(part)]
+def _copy(rows: Tensor) -> Tensor:
+    # As a DataLoader makes: a net that works in place must not change the user's data, and in another layout in memory
+    # the same numbers give other last digits
+    return rows.clone(memory_format=torch.contiguous_format)
+
+
+def common_length(data: tuple[Any, ...], name: str) -> int:
+    """Return how many samples there are.
+
+    Args:
+        data: Tensors, arrays or tables, however nested.
+        name: What the user calls it, for messages.
+
+    Raises:
+        DataError: There are none, or lengths differ.
+    """
+    shapes = [tuple(leaf.shape) for part in data for leaf in leaves(part) if leaf is not None]
+    lengths = [shape[0] if shape else 0 for shape in shapes]
     if len(set(lengths)) != 1:
         raise DataError(f"The arrays of {name} differ in length: {', '.join(map(str, lengths))}.")
     if not lengths[0]:
         raise DataError(f"{name} is empty: its arrays have no samples.")
-    return lengths[0]
+    return int(lengths[0])
 
 
 class LoaderSource(DataSource):
@@ -94,17 +151,22 @@ class LoaderSource(DataSource):
     def __init__(self, loader: Iterable[Any], *, float_dtype: torch.dtype, name: str) -> None:
         self.name = name
         self.steps = _length(loader)
-        self.one_shot = _is_one_shot(loader)
+        self.one_shot = is_one_shot(loader)
         self._loader = loader
         self._float_dtype = float_dtype
+        self._has_given = False
         if self.steps == 0:
             raise DataError(_why_empty(loader, name))
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield what the loader gives, however much that is."""
         _set_epoch(self._loader, epoch)
+        index = -1
         for index, item in enumerate(self._loader):
             yield unpack(item, index, self._float_dtype)
+        self._has_given = self._has_given or index >= 0
+        if not self._has_given and getattr(self._loader, "drop_last", False):  # a stream of unknown length
+            raise DataError(_too_few(self.name, None, getattr(self._loader, "batch_size", None)))
 
 
 class LimitedSource(DataSource):
@@ -152,28 +214,27 @@ def _length(loader: Iterable[Any]) -> int | None:
         return None
 
 
-def _is_one_shot(loader: object) -> bool:
-    # A class of the user's with __next__ may begin anew in __iter__, so only the iterators of Python itself are certain
-    builtin = type(loader).__module__ in ("builtins", "itertools")
-    return inspect.isgenerator(loader) or (builtin and isinstance(loader, Iterator))
-
-
 def _why_empty(loader: Any, name: str) -> str:
     dataset, size = getattr(loader, "dataset", None), getattr(loader, "batch_size", None)
     samples = None if dataset is None else _length(dataset)
     if samples and getattr(loader, "drop_last", False):
-        return (
-            f"{name} gives no batch: its {samples} samples are fewer than batch_size={size}, and drop_last=True "
-            "drops them. Make batch_size smaller or say drop_last=False."
-        )
+        return _too_few(name, samples, size)
     return f"{name} is empty: it has no batches" + ("." if samples is None else f", its dataset has {samples} samples.")
 
 
+def _too_few(name: str, samples: int | None, batch_size: int | None) -> str:
+    those = "samples" if samples is None else f"{samples} samples"
+    return (
+        f"{name} gives no batch: its {those} are fewer than batch_size={batch_size}, and drop_last=True drops them. "
+        "Make batch_size smaller or say drop_last=False."
+    )
+
+
 def _set_epoch(loader: Any, epoch: int) -> None:
-    # A DistributedSampler shuffles anew only if it is told the epoch
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    samplers = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
-    for sampler in {id(sampler): sampler for sampler in samplers}.values():
-        set_epoch = getattr(sampler, "set_epoch", None)
+    # A DistributedSampler, or a stream of Hugging Face, shuffles anew only if it is told the epoch
+    batch_sampler, dataset = getattr(loader, "batch_sampler", None), getattr(loader, "dataset", None)
+    parts = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None), dataset]
+    for part in {id(part): part for part in parts}.values():
+        set_epoch = getattr(part, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)

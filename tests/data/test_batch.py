@@ -1,6 +1,9 @@
-from collections import UserDict, namedtuple
+from collections import OrderedDict, UserDict, namedtuple
+from types import MappingProxyType
+from unittest.mock import ANY
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from kerastorch.data.batch import Batch, count_samples, to_tensors, unpack
 from kerastorch.errors import DataError
-from kerastorch.tree import describe
+from kerastorch.tree import describe, leaves
 
 Sample = namedtuple("Sample", ["image", "label"])
 WHOLE = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32]
@@ -104,6 +107,30 @@ def test_sample_weights_of_another_number_are_refused(weight):
 def test_sample_weights_may_be_a_column_and_an_array():
     for weight in (np.ones((3, 1)), torch.ones(3, 1), np.ones(3, dtype=np.int32)):
         assert unpack((torch.ones(3, 2), None, weight), 0, torch.float32).weight.numel() == 3
+
+
+def test_sample_weights_may_be_nested_one_for_each_output():
+    first, second = torch.ones(3), np.ones((3, 1))
+    for weight in ({"a": first, "b": second}, (first, second), [first, (second,)], (None, first), {"a": first}):
+        nested = unpack((torch.ones(3, 2), None, weight), 0, torch.float32).weight
+        assert type(nested) is type(weight)
+        assert all(leaf is None or leaf.numel() == 3 for leaf in leaves(nested))
+
+
+@pytest.mark.parametrize("weight", [{"a": torch.ones(3), "b": torch.ones(2)}, (torch.ones(3), "text")])
+def test_nested_sample_weights_are_looked_at_leaf_by_leaf(weight):
+    with pytest.raises(DataError) as error:
+        unpack((torch.ones(3, 2), torch.ones(3), weight), 7, torch.float32)
+    assert str(error.value) == (
+        f"The third item of a batch is sample weights (3,) for each output; batch 7 has {describe(weight)}. "
+        "Several inputs go into a tuple of their own: ((a, b), y)."
+    )
+
+
+@pytest.mark.parametrize("weight", [{}, (), [None]])
+def test_no_weights_at_all_are_no_weights(weight):
+    with pytest.raises(DataError, match=r"is sample weights \(3,\)"):
+        unpack((torch.ones(3, 2), torch.ones(3), weight), 7, torch.float32)
 
 
 @pytest.mark.parametrize("float_dtype", [torch.float32, torch.float16, torch.float64])
@@ -207,3 +234,108 @@ def test_a_batch_says_what_it_holds():
     batch.weight = torch.ones(2)
     assert batch.describe().endswith(", y int64 (2,) cpu, weight float32 (2,) cpu")
     assert Batch(3, None).describe() == "x None, y None"
+
+
+def labelled(kind, **values):
+    return kind({"ids": torch.ones(4, 2)} | values)
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, UserDict, Encoding])
+def test_a_dict_with_labels_is_inputs_and_targets(kind):
+    item = labelled(kind, labels=torch.arange(4))
+    batch = unpack(item, 3, torch.float32)
+    assert (batch.index, batch.size, batch.weight) == (3, 4, None)
+    assert batch.y is batch.x["labels"] is item["labels"]
+    assert batch.x["ids"] is item["ids"]
+    assert type(batch.x) is kind
+    assert batch.x is item or kind is dict
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, UserDict, Encoding])
+def test_arrays_of_a_dict_with_labels_become_tensors_and_the_users_dict_stays(kind):
+    item = labelled(kind, labels=np.arange(4, dtype=np.int32), more=np.ones((4, 1)))
+    batch = unpack(item, 0, torch.float16)
+    assert type(batch.x) is kind
+    assert batch.x is not item
+    assert batch.y is batch.x["labels"]
+    assert batch.y.dtype == torch.int64
+    assert batch.x["more"].dtype == torch.float16
+    assert isinstance(item["labels"], np.ndarray)
+
+
+def test_labels_tell_the_size_of_a_dict():
+    assert unpack({"pixels": torch.ones(9, 2), "labels": torch.ones(3)}, 0, torch.float32).size == 3
+    assert unpack({"ids": torch.ones(5, 2), "labels": None}, 0, torch.float32).size == 5
+
+
+def test_a_dict_that_cannot_be_changed_gives_one_that_can():
+    frozen = MappingProxyType({"ids": np.ones(2), "labels": np.arange(2)})
+    assert unpack(frozen, 0, torch.float32).x == {"ids": ANY, "labels": ANY}
+
+
+def test_what_a_tokenizer_gives_is_converted_among_inputs():
+    encoding = Encoding(ids=np.ones((3, 2)), text="a")
+    batch = unpack((encoding, torch.ones(3)), 0, torch.float32)
+    assert type(batch.x) is Encoding
+    assert batch.x["ids"].dtype == torch.float32
+    assert batch.x["text"] == "a"
+    assert batch.size == 3
+    ready = Encoding(ids=torch.ones(3, 2))
+    assert unpack((ready, torch.ones(3)), 0, torch.float32).x is ready
+
+
+def test_real_tokenizer_output_is_taken():
+    transformers = pytest.importorskip("transformers.tokenization_utils_base")
+    encoding = transformers.BatchEncoding({"ids": np.ones((3, 2), np.int64), "labels": np.arange(3)})
+    batch = unpack(encoding, 0, torch.float32)
+    assert type(batch.x) is transformers.BatchEncoding
+    assert batch.y.tolist() == batch.x.to("cpu")["labels"].tolist() == [0, 1, 2]
+
+
+class Graph:
+    """The form of what PyTorch Geometric gives: attributes, and `.to`."""
+
+    def __init__(self, **values):
+        vars(self).update(values)
+
+    def to(self, device):
+        return self
+
+
+def test_a_graph_holds_its_targets():
+    graphs = Graph(x=torch.ones(9, 2), y=torch.ones(2, dtype=torch.float64), num_graphs=2)
+    batch = unpack(graphs, 1, torch.float32)
+    assert batch.x is graphs
+    assert batch.y.dtype == torch.float32
+    assert (batch.size, batch.index, batch.weight) == (2, 1, None)
+    nodes = Graph(x=torch.ones(9, 2), y=torch.arange(9))
+    assert unpack(nodes, 0, torch.float32).size == 9
+    assert unpack(nodes, 0, torch.float32).y is nodes.y
+
+
+@pytest.mark.parametrize("item", [Graph(), Graph(y=None), Graph(y="text")])
+def test_what_has_no_targets_is_an_input(item):
+    batch = unpack(item, 0, torch.float32)
+    assert batch.x is item
+    assert batch.y is None
+
+
+def test_tables_may_come_batch_by_batch():
+    frame = pandas.DataFrame({"a": [1.5, 2.5], "b": [1, 0]})
+    batch = unpack((frame, frame["b"], frame["a"]), 0, torch.float32)
+    assert batch.x.tolist() == [[1.5, 1.0], [2.5, 0.0]]
+    assert batch.x.is_contiguous()
+    assert (batch.x.dtype, batch.y.dtype, batch.weight.dtype) == (torch.float32, torch.int64, torch.float32)
+    assert unpack((frame, frame[["b"]]), 0, torch.float32).y.shape == (2, 1)
+    with pytest.raises(DataError, match=r"^A batch needs numbers, but its column 'a' holds text\."):
+        unpack((pandas.DataFrame({"a": ["x"]}), torch.ones(1)), 0, torch.float32)
+
+
+def test_masked_arrays_are_refused_where_something_is_masked():
+    with pytest.raises(DataError, match=r"A batch holds a masked array.* Type array.filled\(0\)"):
+        unpack((np.ma.masked_array([1.0, 2.0], [False, True]),), 0, torch.float32)
+    assert unpack((np.ma.masked_array([1.0, 2.0]),), 0, torch.float32).x.tolist() == [1, 2]
+
+
+def test_numbers_longer_than_torch_knows_are_shortened():
+    assert to_tensors(np.arange(3, dtype=np.longdouble), torch.float32).tolist() == [0, 1, 2]

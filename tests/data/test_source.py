@@ -154,6 +154,38 @@ def test_arrays_that_do_not_fit_are_refused(parts, text):
     assert str(error.value) == text
 
 
+def test_orders_are_one_permutation_an_epoch_from_torchs_own_random_numbers():
+    rows = torch.tensor([4, 0, 3, 3])
+    for options, chosen in (({}, torch.arange(5)), ({"rows": rows}, rows)):
+        x = torch.arange(5)
+        source = TensorSource((x,), batch_size=2, shuffle=True, name="dl_train", **options)
+        torch.manual_seed(0)
+        found = [flat(source.batches(epoch)) for epoch in range(2)]
+        after = torch.get_rng_state()
+        torch.manual_seed(0)
+        assert found == [chosen[torch.randperm(len(chosen))].tolist() for _ in range(2)]
+        assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_labels_among_the_inputs_are_cut_once():
+    x = {"ids": torch.arange(5), "labels": torch.arange(5)}
+    source = TensorSource((x,), batch_size=2, shuffle=True, name="dl_train", labelled=True)
+    for batch in source.batches(0):
+        assert batch.y is batch.x["labels"]
+        assert torch.equal(batch.y, batch.x["ids"])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_lie_in_memory_as_those_of_a_dataloader(memory_format, shuffle):
+    x = torch.rand(6, 2, 3, 3).to(memory_format=memory_format)
+    for data in (x, x[:, 0, 0].T.contiguous().T, x[:, :, 0]):
+        loader = DataLoader(TensorDataset(data), batch_size=4)
+        source = TensorSource((data,), batch_size=4, shuffle=shuffle, name="dl_train")
+        for batch, (expected,) in zip(source.batches(0), loader, strict=True):
+            assert batch.x.stride() == expected.stride()
+
+
 def test_no_data_has_no_batches():
     assert list(NoData().batches(0)) == []
     assert (NoData().steps, NoData().name, NoData().one_shot) == (0, "no data", False)
