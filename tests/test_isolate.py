@@ -191,3 +191,61 @@ def test_an_evaluation_inside_an_evaluation_ends_alone():
         assert not torch.is_grad_enabled()
     assert all(flags(net))
     assert torch.is_grad_enabled()
+
+
+def test_a_held_module_is_never_raised():
+    net = a_net()
+    isolate.hold(net[1])
+    expected = [True, True, False, True, True, True]
+    assert flags(net) == expected
+    assert net.train() is net
+    assert flags(net) == expected
+    assert net[1].train() is net[1]
+    net[1].training = True  # by force
+    with isolate.training(net):
+        assert flags(net) == expected
+        net.train()
+        assert flags(net) == expected
+        with isolate.evaluation(net):
+            assert not any(flags(net))
+        assert flags(net) == expected
+    net.eval()
+    with isolate.training(net):
+        assert flags(net) == expected
+    assert not any(flags(net))
+
+
+def test_the_children_of_a_held_module_and_its_own_train_method_follow_the_net():
+    part = Frozen()
+    net = nn.Sequential(part)
+    isolate.hold(part)
+    part.calls.clear()
+    net.eval()
+    net.train()
+    assert part.calls == [False, True]
+    assert flags(part) == [False, True, False]
+
+
+@pytest.mark.parametrize("mode", [isolate.evaluation, isolate.training])
+@pytest.mark.parametrize("was_training", [True, False])
+def test_what_is_held_or_released_meanwhile_stays_so(mode, was_training):
+    net = a_net().train(was_training)
+    isolate.hold(net[2][0])
+    with mode(net):
+        isolate.hold(net[1])
+        isolate.release(net[2][0], net.training)
+        assert net[2][0].training is net.training
+    assert flags(net) == [was_training, was_training, False, was_training, was_training, was_training]
+
+
+def test_only_what_is_held_is_released():
+    net = a_net()
+    net[1].eval()
+    isolate.release(net[1], True)
+    assert not net[1].training
+    assert not isolate.is_held(net[1])
+    isolate.hold(net[1])
+    isolate.hold(net[1])
+    isolate.release(net[1], True)
+    assert net[1].training
+    assert "train" not in vars(net[1])
