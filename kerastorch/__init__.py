@@ -1,6 +1,6 @@
 """Train any `nn.Module` with compile, fit, evaluate and predict."""
 
-from kerastorch import callbacks, errors, metrics
+from kerastorch import callbacks, errors, metrics, optimizers
 from kerastorch.data import Batch
 from kerastorch.history import History
 from kerastorch.hooks import Callback
@@ -9,4 +9,4 @@ from kerastorch.summary import summary
 
 __version__ = "0.1.0"
 
-__all__ = ["Batch", "Callback", "History", "Model", "callbacks", "errors", "metrics", "summary"]
+__all__ = ["Batch", "Callback", "History", "Model", "callbacks", "errors", "metrics", "optimizers", "summary"]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kerastorch import checks, isolate, step
-from kerastorch.callbacks import DeviceTransfer
-from kerastorch.data import DataSource, NoData, adapt, makes_own_batches
+from kerastorch.callbacks import DeviceTransfer, LambdaCallback
 from kerastorch.data.batch import unpack
 from kerastorch.display import Verbose, display
-from kerastorch.errors import BusyError, NotCompiledError
+from kerastorch.errors import BusyError, MismatchError, NotCompiledError
+from kerastorch.feed import Feed, float_dtype
 from kerastorch.hooks import Callback, Hooks
+from kerastorch.losses import ComputedLoss, Objective
 from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Recipe
 from kerastorch.run import Run
@@ -46,6 +46,7 @@ class Session:
         self._strategy: Strategy = Single()
         self._state: TrainState | None = None
         self._parameters: list[nn.Parameter] = []
+        self._frozen: list[nn.Parameter] = []
         self._fit: Run | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Session:
         self._refuse_inside_fit("compile")
         self.recipe = recipe
         self._state = None
+        self._frozen = [parameter for parameter in self._model.parameters() if not parameter.requires_grad]
 
     def compiled(self, what: str) -> Recipe:
         """Return the recipe.
@@ -90,11 +92,38 @@ class Session:
             self._fit.stop(reason)
 
     @property
+    def loss(self) -> Objective | None:
+        """What is minimised: what was compiled, or the user's own `compute_loss`."""
+        own = self.own_step("compute_loss")
+        compiled = None if self.recipe is None else self.recipe.loss
+        return compiled if own is None or compiled is None else ComputedLoss(own, compiled)
+
+    def _weighted(self, by_class: Tensor) -> Objective:
+        """Return the loss with weights of classes.
+
+        Raises:
+            MismatchError: The loss is not that of a compiled function.
+        """
+        if self.own_step("train_step") is not None:
+            raise MismatchError("class_weight is for the compiled loss, but train_step is overridden. Weigh there.")
+        loss = self.loss or self.compiled("class_weight").loss
+        return loss.by_classes(by_class)
+
+    def _sums(self, phase: str) -> MetricSet:
+        recipe = self.recipe
+        if recipe is None:
+            return MetricSet({})
+        metrics = {name: metric for name, metric in recipe.metrics.items() if metric.on in ("both", phase)}
+        if phase == "val":
+            metrics = {name: metric.twin() for name, metric in metrics.items()}
+        return MetricSet(metrics, None if self.loss is None else self.loss.factors)
+
+    @property
     def state(self) -> TrainState:
         """Net, sums and counters; the net is the present one, which may have changed."""
         module = self._strategy.wrap(self._model.module)
         if self._state is None:
-            self._state = TrainState(module, None, MetricSet({} if self.recipe is None else self.recipe.metrics))
+            self._state = TrainState(module, None, self._sums("train"))
         self._state.module = module
         return self._state
 
@@ -113,6 +142,19 @@ class Session:
             checks.optimizer_fits(state.optimizer, state.module)
         return state.optimizer
 
+    def take_in_unfrozen(self) -> None:
+        """Let an optimizer that was built here train what was frozen when it was built; in the order of the net."""
+        optimizer = None if self._state is None else self._state.optimizer
+        if optimizer is None or len(optimizer.param_groups) > 1 or optimizer is self.compiled("unfreeze").optimizer:
+            return
+        group, known = optimizer.param_groups[0], {id(parameter) for parameter in self._parameters}
+        held = {id(parameter) for parameter in group["params"]}
+        group["params"] = [
+            parameter
+            for parameter in self.state.module.parameters()
+            if id(parameter) in held or (parameter.requires_grad and id(parameter) in known)
+        ]
+
     def _check_optimizer(self) -> None:
         """See that the optimizer trains the present net.
 
@@ -120,7 +162,9 @@ class Session:
             MismatchError: It does not, or cannot.
         """
         optimizer, module = self.optimizer, self.state.module
+        self.take_in_unfrozen()
         checks.needs_no_closure(optimizer)
+        checks.unfrozen_are_held(optimizer, module, self._frozen)
         if isinstance(self.compiled("fit").optimizer, Optimizer):
             checks.optimizer_fits(optimizer, module)
         else:
@@ -128,13 +172,20 @@ class Session:
 
     @contextmanager
     def begin(
-        self, callbacks: Sequence[Callback] | None, verbose: Verbose, *, trains: str = "", **parts: Any
+        self,
+        callbacks: Sequence[Callback] | None,
+        verbose: Verbose,
+        feed: Feed | None = None,
+        *,
+        trains: str = "",
+        **parts: Any,
     ) -> Iterator[tuple[Run, Hooks]]:
         """Begin a run with its steps, and its callbacks: the transfer to the device first, the display last.
 
         Args:
             callbacks: The user's.
             verbose: What to show.
+            feed: What is read.
             trains: The name of the call, if it trains.
             parts: Of the run.
 
@@ -148,25 +199,32 @@ class Session:
             self._refuse_inside_fit(trains)
             if self.own_step("train_step") is None:  # a step of the user's own may have optimizers of its own
                 self._check_optimizer()
-        recipe, own = self.recipe, list(callbacks or ())
-        loss, metrics = (None, {}) if recipe is None else (recipe.loss, recipe.metrics)
-        metrics = {name: metric.twin() for name, metric in metrics.items()}
-        run = Run(self.state, self._strategy, loss, val_metrics=MetricSet(metrics), **parts)
+        recipe, own, feed = self.recipe, list(callbacks or ()), feed or Feed()
+        run = Run(self.state, self._strategy, self.loss, val_metrics=self._sums("val"), **parts)
+        run.train_data, run.val_sets = feed.train, feed.val_sets
+        if feed.by_class is not None:
+            run.train_loss = self._weighted(feed.by_class)
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
         transfer = [] if has_transfer else [DeviceTransfer("auto" if recipe is None else recipe.device)]
-        hooks = Hooks([*transfer, *own, *display(verbose)], run, self._model)
+        # What a callback unfreezes is trained from the next epoch on
+        thawing = [LambdaCallback(on_epoch_begin=lambda epoch, logs: self.take_in_unfrozen())] if trains else []
+        hooks = Hooks([*transfer, *own, *display(verbose), *thawing], run, self._model)
         self._give_steps(run, hooks)
+        for note in feed.notes if verbose else ():
+            print(note, flush=True)
         with self._running_as(run, hooks, trains=bool(trains)):
             yield run, hooks
 
-    def on_batch(self, what: str, x: Any, y: Any, weight: Any) -> dict[str, float]:
+    def on_batch(self, what: str, x: Any, y: Any, weight: Any) -> dict[str, Any]:
         """Train on one batch or evaluate it, by the name of the call; return loss and metrics."""
         self.compiled(what)
         trains = what == "train_on_batch"
         mode = isolate.training if trains else isolate.evaluation
         with self.begin((), 0, trains=what if trains else "") as (run, hooks), mode(run.state.module):
             hooks.emit("on_train_begin" if trains else "on_test_begin", {})
-            batch = hooks.prepare(unpack((x, y, weight), 0, float_dtype(run.state.module)))
+            holds_labels = isinstance(x, Mapping) and y is None and weight is None
+            item = x if holds_labels else (x, y, weight)
+            batch = hooks.prepare(unpack(item, 0, float_dtype(run.state.module)))
             metrics = run.state.metrics if trains else run.val_metrics
             metrics.reset()
             (run.train_step if trains else run.evaluate_step)(batch)
@@ -180,8 +238,8 @@ class Session:
             yield
         finally:
             self.running, self._fit = before, fit
-            run.train_data.close()
-            run.val_data.close()
+            for source in run.sources():
+                source.close()
             if before is not None:  # a callback evaluated in the middle of fit, perhaps with a callback of that fit
                 for callback in before[1].callbacks:
                     callback.run = before[0]
@@ -207,38 +265,10 @@ class Session:
 
 
 def _built(factory: Callable[..., Any], module: nn.Module) -> Optimizer:
-    optimizer = factory(module.parameters())
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise MismatchError("Every parameter of the net is frozen, so nothing would be trained. Type model.unfreeze().")
+    optimizer = factory(trainable)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"What was given as optimizer must return a torch.optim.Optimizer; it returned {optimizer!r}.")
     return optimizer
-
-
-def training_data(data: Any, net: nn.Module, **arguments: Any) -> DataSource:
-    """Return what is trained on."""
-    return adapt(data, name="dl_train", float_dtype=float_dtype(net), training=True, **arguments)
-
-
-def evaluation_data(data: Any, net: nn.Module, *, batch_size: int | None, steps: int | None, name: str) -> DataSource:
-    """Return what is evaluated or predicted, in its order."""
-    return adapt(data, name=name, float_dtype=float_dtype(net), batch_size=batch_size, steps=steps)
-
-
-def validation_data(data: Any, net: nn.Module, *, batch_size: int | None, steps: int | None) -> DataSource:
-    """Return what training is validated on, if there is anything; `batch_size` is for data that need one."""
-    if data is None:
-        return NoData()
-    size = None if makes_own_batches(data) else batch_size
-    return evaluation_data(data, net, batch_size=size, steps=steps, name="dl_val")
-
-
-def float_dtype(net: nn.Module) -> torch.dtype:
-    """Return the one floating dtype of a net's parameters, else torch's default."""
-    dtypes = {parameter.dtype for parameter in net.parameters() if parameter.is_floating_point()}
-    return dtypes.pop() if len(dtypes) == 1 else torch.get_default_dtype()
-
-
-def to_numpy(leaf: Any) -> Any:
-    """Turn a tensor on the CPU into an array; NumPy has no bfloat16, that becomes float32."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    return (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy()

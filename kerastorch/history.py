@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,9 +58,9 @@ class History:
 
     def __init__(self) -> None:
         self.epoch: list[int] = []
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, Any]] = []
 
-    def append(self, epoch: int, row: dict[str, float]) -> None:
+    def append(self, epoch: int, row: dict[str, Any]) -> None:
         """Add an epoch. The dict itself is kept: what a callback writes into its `logs` is part of the history."""
         self.epoch.append(epoch)
         self.rows.append(row)
@@ -79,7 +80,10 @@ class History:
         """
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode is 'auto', 'min' or 'max'; got {mode!r}.")
-        values = [(value, epoch) for value, epoch in zip(self[name], self.epoch, strict=True) if not math.isnan(value)]
+        column = self[name]
+        if not all(map(_is_number, column)):
+            raise ValueError(f"{name!r} is not one number per epoch, so it has no best.")
+        values = [(value, epoch) for value, epoch in zip(column, self.epoch, strict=True) if not math.isnan(value)]
         if not values:
             raise ValueError(f"No epoch has a value of {name!r} that is a number.")
         direction = better_direction(name) if mode == "auto" else mode
@@ -98,7 +102,8 @@ class History:
         with Path(path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", *columns])
-            writer.writerows(zip(self.epoch, *columns.values(), strict=True))
+            rows = zip(self.epoch, *columns.values(), strict=True)
+            writer.writerows([value if _is_number(value) else _listed(value) for value in row] for row in rows)
 
     def __getitem__(self, name: str) -> list[float]:
         columns = self.history
@@ -118,20 +123,36 @@ class History:
     def __repr__(self) -> str:
         if not self.rows:
             return "History()"
-        lines = [["epoch", *self.history], *self._cells()]
+        lines = [["epoch", *self._shown()], *self._cells()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
         )
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in ["epoch", *self.history])
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in ["epoch", *self._shown()])
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in self._cells())
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
+    def _shown(self) -> dict[str, list[float]]:
+        return {name: column for name, column in self.history.items() if all(map(_is_number, column))}
+
     def _cells(self) -> Iterator[list[str]]:
-        for epoch, *values in zip(self.epoch, *self.history.values(), strict=True):
+        for epoch, *values in zip(self.epoch, *self._shown().values(), strict=True):
             yield [str(epoch + 1), *(format_number(value) for value in values)]
+
+
+def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values that are one number, not a matrix or one for each class."""
+    return {name: value for name, value in logs.items() if _is_number(value)}
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or getattr(value, "ndim", None) == 0
 
 
 def format_number(value: float) -> str:

@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kerastorch import isolate
-from kerastorch.data import Batch
+from kerastorch import checks, isolate
+from kerastorch.data import Batch, DataSource
 from kerastorch.errors import add_note
 from kerastorch.history import History
 from kerastorch.hooks import Hooks
@@ -43,10 +43,12 @@ def fit(run: Run, hooks: Hooks) -> History:
             train_epoch(run, hooks, epoch)
             if run.interrupted:
                 break
-            logs = state.metrics.result(run.strategy.total)  # the only sync of the epoch
+            logs: dict[str, Any] = state.metrics.result(
+                run.strategy.total, run.strategy.gather
+            )  # the only sync of the epoch
             state.note_speed()
             if run.validates(epoch):
-                logs |= {f"val_{name}": value for name, value in test_epoch(run, hooks).items()}
+                logs |= {f"val_{name}": value for name, value in test_epochs(run, hooks).items()}
             if run.interrupted:
                 break
             logs |= state.figures()
@@ -76,15 +78,25 @@ def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
         run.run_dry(data)
 
 
-def evaluate(run: Run, hooks: Hooks) -> dict[str, float]:
+def evaluate(run: Run, hooks: Hooks) -> dict[str, Any]:
     """Return loss and metrics over all data."""
     with explained(run, hooks):
-        return test_epoch(run, hooks)
+        return test_epochs(run, hooks)
 
 
-def test_epoch(run: Run, hooks: Hooks) -> dict[str, float]:
+def test_epochs(run: Run, hooks: Hooks) -> dict[str, Any]:
+    """Evaluate every set of data; the values of each are named after it."""
+    values: dict[str, Any] = {}
+    for prefix, data in run.val_sets.items():
+        values |= {f"{prefix}{name}": value for name, value in test_epoch(run, hooks, data).items()}
+        if run.interrupted:
+            break
+    return values
+
+
+def test_epoch(run: Run, hooks: Hooks, data: DataSource) -> dict[str, Any]:
     """Evaluate every batch once. Net, modes and random numbers are afterwards as they were."""
-    metrics, data = run.val_metrics, run.val_data
+    run.val_data, metrics = data, run.val_metrics
     metrics.reset()
     with isolate.evaluation(run.state.module):
         hooks.emit("on_test_begin", {})
@@ -97,14 +109,15 @@ def test_epoch(run: Run, hooks: Hooks) -> dict[str, float]:
                 break
         if not metrics and not run.interrupted:
             run.run_dry(data)
-        logs = metrics.result(run.strategy.total)
+        logs = metrics.result(run.strategy.total, run.strategy.gather)
         hooks.emit("on_test_end", logs)
     return logs
 
 
 def predict(run: Run, hooks: Hooks) -> Any:
     """Return the outputs for all data in their order, on the CPU."""
-    outputs, data = [], run.val_data
+    outputs: list[Any] = []
+    run.val_data = data = next(iter(run.val_sets.values()))
     with explained(run, hooks), isolate.evaluation(run.state.module):
         hooks.emit("on_predict_begin", {})
         for batch in prepared(run, hooks, data.batches(0)):
@@ -154,5 +167,8 @@ def explained(run: Run, hooks: Hooks) -> Iterator[None]:
     except BaseException as error:
         if run.current is not None and isinstance(error, Exception):
             add_note(error, run.explanation(run.current))
+        hint = checks.hint(error, run.current, run.state.module)
+        if hint is not None:
+            add_note(error, hint)
         hooks.emit_exception(error)
         raise

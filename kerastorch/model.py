@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from kerastorch import assembly, checks, loop, resolve, step
+from kerastorch import assembly, checks, feed, loop, parameters, resolve, step
 from kerastorch.data import Batch
 from kerastorch.display import Verbose
 from kerastorch.history import History
@@ -51,19 +51,23 @@ class Model(Wrapper):
         metrics: Any = None,
         device: str | torch.device | None = "auto",
         *,
+        loss_weights: Any = None,
         loss_func: Any = None,
         metrics_dict: Mapping[str, Any] | None = None,
     ) -> None:
         """Say how to train.
 
         Args:
-            loss: `f(output, target)`, a loss of `torch.nn`, or its name: `"cross_entropy"`, `"mse"`, `"bce"`. An
-                overridden `train_step` needs none.
+            loss: `f(output, target)`, a loss of `torch.nn`, or its name: `"cross_entropy"`, `"mse"`, `"bce"`. A dict
+                or a list of them for a net with several outputs. None for a net that returns its loss, as
+                `output.loss` or `output["loss"]`, and for an overridden `train_step`.
             optimizer: An optimizer; or a name, a class, a `functools.partial` or a function, that is called with the
                 parameters. Adam with learning rate 1e-3 by default.
-            metrics: `{name: metric}` or a list. A metric is a name (`"accuracy"`, `"mse"`, `"mae"`), a function
-                `f(y_pred, y_true)`, a `kerastorch.metrics.Metric` or an object of torchmetrics.
+            metrics: `{name: metric}` or a list; `{output: [...]}` for one of several outputs. A metric is a name
+                (`"accuracy"`, `"f1"`), a function `f(y_pred, y_true)` whose values are averaged over samples, a
+                `kerastorch.metrics.Metric` or an object of torchmetrics.
             device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, `"xpu"`.
+            loss_weights: How often each of several losses counts in their sum, as a dict or a list; 1 by default.
             loss_func: `loss` in the spelling of torchkeras.
             metrics_dict: `metrics` in the spelling of torchkeras.
 
@@ -73,12 +77,7 @@ class Model(Wrapper):
         """
         loss = resolve.either("loss", loss, "loss_func", loss_func)
         metrics = resolve.either("metrics", metrics, "metrics_dict", metrics_dict)
-        needless = loss is None and self._session.own_step("train_step") is not None
-        resolved = None if needless else resolve.loss(loss)
-        place = "auto" if device is None else device
-        resolve.device(place)
-        recipe = resolve.Recipe(resolved, resolve.optimizer(optimizer), resolve.metrics(metrics, resolved), place)
-        self._session.compile(recipe)
+        self._session.compile(resolve.recipe(loss, optimizer, metrics, device, loss_weights=loss_weights))
 
     def fit(
         self,
@@ -95,6 +94,11 @@ class Model(Wrapper):
         validation_freq: int = 1,
         batch_size: int | None = None,
         shuffle: bool | None = None,
+        drop_last: bool = False,
+        seed: int | None = None,
+        validation_split: float | None = None,
+        stratify: Any = False,
+        class_weight: Any = None,
     ) -> History:
         """Train. A second call trains on, from the weights and the state of the optimizer that are there.
 
@@ -104,8 +108,9 @@ class Model(Wrapper):
         Args:
             epochs: How many; with `initial_epoch`, the number of the epoch to end before.
             dl_train: A DataLoader, any iterable of batches, a Dataset, or a tuple `(x, y)` or `(x, y, sample_weight)`
-                of tensors or arrays. A batch is `x`, `(x, y)` or `(x, y, sample_weight)`.
-            dl_val: What to validate on after each epoch.
+                of tensors, arrays or data frames, or of dicts and tuples of them. A batch is `x`, `(x, y)` or
+                `(x, y, sample_weight)`, or a dict with `"labels"`.
+            dl_val: What to validate on after each epoch; or `{"easy": ..., "hard": ...}`, logged as `val_easy_loss`.
             log_step_freq: Steps between two lines of the log, and two points of the curves per step; none by default.
             callbacks: Callbacks, called in their order.
             verbose: `"auto"` and 1: a bar on a terminal, else the text of torchkeras; `"table"`: that text; 2: a line
@@ -114,8 +119,15 @@ class Model(Wrapper):
             steps_per_epoch: Batches per epoch; the next epoch goes on where one ended. For data without end.
             validation_steps: Batches per validation; always the first ones, but a generator goes on.
             validation_freq: Validate after every so many epochs.
-            batch_size: For a Dataset and tensors; 32 by default.
-            shuffle: For a Dataset and tensors; True by default.
+            batch_size: For a Dataset and tensors, as are the next three; 32 by default.
+            shuffle: Whether each epoch has an order of its own; True by default.
+            drop_last: Whether to leave out a last batch that is not full.
+            seed: What the order of each epoch and the split follow; by default the order follows
+                `torch.manual_seed`, and the split is the same in every call.
+            validation_split: The share of a Dataset or of tensors to validate on in place of `dl_val`, drawn at random.
+            stratify: Whether the split keeps the shares of the classes; or the classes to keep.
+            class_weight: Weight of each class in the training loss: a dict, a tensor `(C,)`, or `"balanced"` for the
+                inverse of their frequencies. Metrics and validation are not weighted.
 
         Returns:
             Loss, metrics, `lr`, `seconds` and `samples_per_second` of each epoch.
@@ -126,18 +138,13 @@ class Model(Wrapper):
             MismatchError: Output, targets and loss do not fit together.
         """
         self._session.compiled("fit")
-        net = self.module
         checks.epochs(epochs, initial_epoch)
         checks.positive(validation_freq=validation_freq, log_step_freq=log_step_freq)
-        train_data = assembly.training_data(
-            dl_train, net, batch_size=batch_size, shuffle=shuffle, steps=steps_per_epoch
-        )
-        val_data = assembly.validation_data(dl_val, net, batch_size=batch_size, steps=validation_steps)
-        for source in (train_data, val_data):
-            checks.enough_data(source, epochs - initial_epoch)
-        parts = {"train_data": train_data, "val_data": val_data, "epochs": epochs, "validation_freq": validation_freq}
-        with self._session.begin(callbacks, verbose, trains="fit", **parts) as (run, hooks):
-            run.log_step_freq = log_step_freq
+        sizes = (steps_per_epoch, validation_steps, validation_split)
+        options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes, stratify, class_weight)
+        data = feed.for_training(self.module, dl_train, dl_val, options, epochs=epochs - initial_epoch)
+        parts = {"epochs": epochs, "validation_freq": validation_freq, "log_step_freq": log_step_freq}
+        with self._session.begin(callbacks, verbose, data, trains="fit", **parts) as (run, hooks):
             run.state.begin_fit(initial_epoch)
             self.history = run.state.history
             with graceful_interrupt(lambda: run.interrupt("Ctrl-C")):
@@ -154,7 +161,7 @@ class Model(Wrapper):
         verbose: Verbose = 0,
         batch_size: int | None = None,
         steps: int | None = None,
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Return `{"loss": ..., "accuracy": ...}` over all data, whatever the batch size.
 
         Args:
@@ -165,8 +172,8 @@ class Model(Wrapper):
             steps: Batches to use; all by default.
         """
         self._session.compiled("evaluate")
-        data = assembly.evaluation_data(dl_val, self.module, batch_size=batch_size, steps=steps, name="dl_val")
-        with self._session.begin(callbacks, verbose, val_data=data) as (run, hooks):
+        data = feed.for_evaluation(self.module, dl_val, batch_size=batch_size, steps=steps)
+        with self._session.begin(callbacks, verbose, data) as (run, hooks):
             return loop.evaluate(run, hooks)
 
     def predict(
@@ -192,16 +199,16 @@ class Model(Wrapper):
         Returns:
             Tensors `(N, ...)`, nested as the net nests its output.
         """
-        data = assembly.evaluation_data(dl, self.module, batch_size=batch_size, steps=steps, name="dl")
-        with self._session.begin(callbacks, verbose, val_data=data) as (run, hooks):
+        data = feed.for_prediction(self.module, dl, batch_size=batch_size, steps=steps)
+        with self._session.begin(callbacks, verbose, data) as (run, hooks):
             outputs = loop.predict(run, hooks)
-        return map_leaves(assembly.to_numpy, outputs) if as_numpy else outputs
+        return map_leaves(feed.to_numpy, outputs) if as_numpy else outputs
 
-    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, Any]:
         """Train on one batch; return its loss and metrics."""
         return self._session.on_batch("train_on_batch", x, y, sample_weight)
 
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, Any]:
         """Return loss and metrics of one batch."""
         return self._session.on_batch("test_on_batch", x, y, sample_weight)
 
@@ -230,6 +237,25 @@ class Model(Wrapper):
         step.evaluate_step(run, batch)
         return None
 
+    def compute_loss(self, batch: Batch, output: Any) -> Any:
+        """Return the loss of a batch; override it for one that needs more than output and targets.
+
+        Example:
+            >>> class Distilled(kt.Model):
+            ...     def compute_loss(self, batch, output):
+            ...         with torch.no_grad():
+            ...             wanted = self.teacher(batch.x)
+            ...         return super().compute_loss(batch, output) + functional.mse_loss(output, wanted)
+
+        Args:
+            batch: Inputs `batch.x`, targets `batch.y`, on the device.
+            output: What the net gave for them.
+
+        Returns:
+            A tensor without dimensions, the mean over the batch; or `{"loss": ..., name: ...}` to log more values.
+        """
+        return self._session.compiled("compute_loss").loss.terms(output, batch)[0]
+
     @property
     def loss_func(self) -> Any:
         """The loss as it was given to `compile`, for steps of one's own."""
@@ -240,6 +266,18 @@ class Model(Wrapper):
         """The metrics by name, functions as they were given, for steps of one's own."""
         metrics = self._session.compiled("metrics_dict").metrics
         return {name: getattr(metric, "function", metric) for name, metric in metrics.items()}
+
+    def freeze(self, *patterns: str) -> None:
+        """Keep parameters and BatchNorm statistics as they are: `model.freeze("backbone.*", "*.bias")`; all by default.
+
+        See `kerastorch.parameters.freeze`. An optimizer that `compile` was given as a name leaves them out.
+        """
+        parameters.freeze(self, *patterns)
+
+    def unfreeze(self, *patterns: str) -> None:
+        """Train again what was frozen; an optimizer that `compile` has built takes it in."""
+        parameters.unfreeze(self, *patterns)
+        self._session.take_in_unfrozen()
 
     def stop(self, reason: str = "model.stop() was called") -> None:
         """End a running `fit` after this batch; validation and the end of the epoch still come."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from kerastorch.data import Batch, DataSource, NoData
 from kerastorch.errors import DataError
-from kerastorch.losses import Loss
+from kerastorch.losses import Objective
 from kerastorch.metrics import MetricSet
 from kerastorch.state import TrainState
 from kerastorch.strategy import Single, Strategy
@@ -28,9 +28,11 @@ class Run:
     Attributes:
         state: What training changes.
         strategy: How a step runs.
-        loss: The loss; None in `predict`.
+        loss: The loss; None for a net that was not compiled.
+        train_loss: The loss in training, where it is another: with class weights.
         train_data: What is trained on.
-        val_data: What is evaluated or predicted.
+        val_sets: What is evaluated or predicted, each with what its values are named after: `""`, or `"easy_"`.
+        val_data: The one of them that is read at present.
         val_metrics: Loss and metrics of the running validation.
         epochs: The epoch to end before, counted from 0.
         validation_freq: Validate after every so many epochs.
@@ -46,8 +48,10 @@ class Run:
 
     state: TrainState
     strategy: Strategy = field(default_factory=Single)
-    loss: Loss | None = None
+    loss: Objective | None = None
+    train_loss: Objective | None = None
     train_data: DataSource = field(default_factory=NoData)
+    val_sets: dict[str, DataSource] = field(default_factory=dict)
     val_data: DataSource = field(default_factory=NoData)
     val_metrics: MetricSet = field(default_factory=lambda: MetricSet({}))
     epochs: int = 1
@@ -81,7 +85,12 @@ class Run:
     @property
     def has_validation(self) -> bool:
         """Whether some epochs are followed by a validation."""
-        return not isinstance(self.val_data, NoData)
+        return bool(self.val_sets)
+
+    def sources(self) -> Iterator[DataSource]:
+        """Yield all data."""
+        yield self.train_data
+        yield from self.val_sets.values()
 
     def validates(self, epoch: int) -> bool:
         """Whether this epoch, from 0, is followed by a validation."""
@@ -108,7 +117,8 @@ class Run:
         if not self.trains or not self.state.history.epoch:
             raise DataError(f"{data.name} gave no batch at all; it is empty, or an iterator that was read before.")
         if data is self.val_data:
-            self.val_data = NoData()
-            warnings.warn(f"{data.name} has no more batches; training goes on without validation.", stacklevel=2)
+            self.val_sets = {name: kept for name, kept in self.val_sets.items() if kept is not data}
+            rest = "it" if self.val_sets else "validation"
+            warnings.warn(f"{data.name} has no more batches; training goes on without {rest}.", stacklevel=2)
         else:
             self.interrupt(f"the end of {data.name}")

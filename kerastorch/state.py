@@ -57,7 +57,7 @@ class TrainState:
         rate = {} if self.optimizer is None else {"lr": float(self.optimizer.param_groups[0]["lr"])}
         return rate | {"seconds": perf_counter() - self._started, "samples_per_second": self._speed}
 
-    def finish_epoch(self, logs: dict[str, float]) -> None:
+    def finish_epoch(self, logs: dict[str, Any]) -> None:
         """Count the epoch, and keep its values."""
         self.history.append(self.epoch, logs)
         self.epoch += 1

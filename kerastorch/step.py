@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from kerastorch import checks
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.hooks import Hooks
+from kerastorch.losses import OutputLoss, Term
 from kerastorch.metrics import MetricSet
 from kerastorch.run import Run
 from kerastorch.tree import map_leaves, move
@@ -28,8 +29,9 @@ def train_step(run: Run, hooks: Hooks, batch: Batch) -> None:
     if optimizer is None:
         raise NotCompiledError("A net cannot be trained without an optimizer.")
     output = forward(run, batch)
-    loss, weight = loss_of(run, output, batch, "train")
-    state.metrics.update(loss.detach(), weight, detached(output), batch)  # before the weights that it came from change
+    loss, terms = loss_of(run, output, batch, "train")
+    seen = detached(prediction(run, output, batch))
+    state.metrics.update(terms, seen, batch)  # before the weights that it came from change
     clear_gradients(optimizer)
     run.strategy.backward(loss)
     hooks.emit("on_optimizer_step_begin", state.step)
@@ -50,36 +52,51 @@ def clear_gradients(optimizer: Optimizer) -> None:
 def evaluate_step(run: Run, batch: Batch) -> None:
     """Forward and loss; gradients are off."""
     output = forward(run, batch)
-    loss, weight = loss_of(run, output, batch, "test")
-    run.val_metrics.update(loss, weight, output, batch)
+    _, terms = loss_of(run, output, batch, "test")
+    run.val_metrics.update(terms, prediction(run, output, batch), batch)
 
 
 def predict_step(run: Run, batch: Batch) -> Any:
     """Forward; return the output on the CPU."""
-    return move(forward(run, batch), torch.device("cpu"), non_blocking=False)
+    return move(forward(run, batch, labels=False), torch.device("cpu"), non_blocking=False)
 
 
-def forward(run: Run, batch: Batch) -> Any:
-    """Call the net with the inputs of a batch."""
+def forward(run: Run, batch: Batch, *, labels: bool | None = None) -> Any:
+    """Call the net with the inputs of a batch.
+
+    Args:
+        run: Decides at its first batch how inputs go into the net.
+        batch: The batch.
+        labels: Whether the net is given the labels; by default if the loss is its own.
+    """
     if run.call is None:
-        run.call = bind(run.state.module, batch.x)
+        run.call = bind(
+            run.state.module, batch.x, labels=isinstance(run.loss, OutputLoss) if labels is None else labels
+        )
     return run.call(batch.x)
 
 
-def bind(module: nn.Module, x: Any) -> Callable[[Any], Any]:
+def bind(module: nn.Module, x: Any, *, labels: bool = False) -> Callable[[Any], Any]:
     """Decide how inputs like `x` go into `forward`.
 
     A tuple spreads over the positional parameters, a dict over the parameters of its names. Where `forward` has no such
     parameters, and for anything else, `x` goes in whole.
+
+    Args:
+        module: The net.
+        x: The inputs.
+        labels: Whether the entry `"labels"` of a dict goes in too; it always does where `forward` cannot do without.
     """
-    if hasattr(x, "to") or not isinstance(x, (tuple, list, Mapping)):
+    if not isinstance(x, Mapping) and (hasattr(x, "to") or not isinstance(x, (tuple, list))):
         return module
     parameters = list(inspect.signature(_receiver(module).forward).parameters.values())
     kinds = {parameter.kind for parameter in parameters}
     if isinstance(x, Mapping):
+        labels = labels or any(parameter.name == "labels" and parameter.default is _EMPTY for parameter in parameters)
+        kept = [name for name in x if labels or name != "labels"]
         names = {parameter.name for parameter in parameters}
-        spreads = set(x) <= names or inspect.Parameter.VAR_KEYWORD in kinds
-        return (lambda inputs: module(**inputs)) if spreads else module
+        spreads = names.issuperset(kept) or inspect.Parameter.VAR_KEYWORD in kinds
+        return (lambda inputs: module(**{name: inputs[name] for name in kept})) if spreads else module
     places = sum(parameter.kind in _POSITIONAL for parameter in parameters)
     spreads = places >= len(x) or inspect.Parameter.VAR_POSITIONAL in kinds
     return (lambda inputs: module(*inputs)) if spreads else module
@@ -101,17 +118,25 @@ def _receiver(module: Any) -> Any:
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def loss_of(run: Run, output: Any, batch: Batch, phase: str) -> tuple[Tensor, float | Tensor | None]:
-    """Return the loss and its weight in the mean of the epoch; the first batch is checked."""
-    if run.loss is None:
+def loss_of(run: Run, output: Any, batch: Batch, phase: str) -> tuple[Tensor, Sequence[Term]]:
+    """Return what to differentiate, and its terms in the mean of the epoch; the first batch is checked."""
+    objective = run.loss if phase == "test" or run.train_loss is None else run.train_loss
+    if objective is None:
         raise NotCompiledError("A net cannot be evaluated without a loss.")
     if phase not in run.unchecked:
-        return run.loss(output, batch)
-    checks.first_batch(run.loss, output, batch)
-    loss, weight = run.loss(output, batch)
-    checks.loss_value(loss, run.loss.name, training=phase == "train")
+        return objective.terms(output, batch)
+    checks.first_batch(objective, output, batch)
+    loss, terms = objective.terms(output, batch)
+    checks.loss_value(loss, objective.name, training=phase == "train")
+    if phase == "train":
+        checks.nothing_missing(loss, batch)
     run.unchecked.discard(phase)
-    return loss, weight
+    return loss, terms
+
+
+def prediction(run: Run, output: Any, batch: Batch) -> Any:
+    """Return what metrics compare with the targets."""
+    return output if run.loss is None else run.loss.prediction(output, batch.y)
 
 
 def detached(output: Any) -> Any:

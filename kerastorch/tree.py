@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kerastorch.errors import DataError
+from kerastorch.errors import DataError, MismatchError, did_you_mean
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
@@ -54,6 +54,34 @@ def leaves(tree: Any) -> Iterator[Any]:
 def tensors(tree: Any) -> Iterator[Tensor]:
     """Yield each tensor, in order; other leaves are left out."""
     return (leaf for leaf in leaves(tree) if isinstance(leaf, Tensor))
+
+
+def pick(tree: Any, key: str | int, what: str) -> Any:
+    """Return one part of a structure: by its key or field, or by its place.
+
+    Args:
+        tree: A dict, a tuple, a list, or an object with fields.
+        key: The name or the place.
+        what: What the structure is, for the message: `"output"`.
+
+    Raises:
+        MismatchError: There is no such part.
+    """
+    if isinstance(tree, Mapping):
+        known: list[str] | None = [str(name) for name in tree]
+        if key in tree:
+            return tree[key]
+    elif isinstance(key, int):
+        known = None
+        if isinstance(tree, (tuple, list)) and key < len(tree):
+            return tree[key]
+    else:
+        known = list(getattr(tree, "_fields", ())) or None
+        if not isinstance(tree, Tensor) and hasattr(tree, key):
+            return getattr(tree, key)
+    names = "" if known is None else f" There are {', '.join(map(repr, known))}."
+    hint = did_you_mean(key, known) if known and isinstance(key, str) else ""
+    raise MismatchError(f"There is no {what} {key!r}: the {what} is {describe(tree)}.{hint}{names}")
 
 
 def concatenate(trees: list[Any]) -> Any:

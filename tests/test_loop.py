@@ -447,7 +447,10 @@ def test_an_error_in_forward_keeps_its_traceback_and_gets_one_line(capsys):
 def test_an_error_in_predict_names_its_batch_without_an_epoch(capsys):
     with pytest.raises(RuntimeError) as caught:
         compiled().predict([torch.randn(4, 6), torch.randn(4, 7)])
-    assert line_added_to(caught.value, capsys) == ["kerastorch: batch 2 of its data: x float32 (4, 7) cpu, y None"]
+    assert line_added_to(caught.value, capsys) == [
+        "kerastorch: batch 2 of its data: x float32 (4, 7) cpu, y None",
+        "A layer nn.Linear(6, ...) was given 7 features. Type nn.Linear(7, ...), or nn.LazyLinear(...).",
+    ]
 
 
 def test_an_error_of_the_loader_is_not_laid_at_the_door_of_the_batch_before():

@@ -33,7 +33,7 @@ def test_an_interrupt_ends_the_epoch_too():
 
 @pytest.mark.parametrize(("freq", "expected"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (3, [2])])
 def test_validation_comes_after_every_so_many_epochs(freq, expected):
-    run = make_run(val_data=DATA, validation_freq=freq)
+    run = make_run(val_sets={"": DATA}, validation_freq=freq)
     assert [epoch for epoch in range(4) if run.validates(epoch)] == expected
 
 

@@ -18,7 +18,7 @@ def a_state(**parts):
 
 
 def see(state, samples):
-    state.metrics.update(torch.tensor(1.0), 1, None, Batch(0, None, size=samples))
+    state.metrics.update([("loss", torch.tensor(1.0), 1)], None, Batch(0, None, size=samples))
 
 
 def test_counters_count_what_is_finished():

@@ -73,7 +73,7 @@ def test_detached_cuts_every_tensor_off_its_graph():
 
 
 def test_a_step_without_optimizer_or_loss_says_so():
-    run = SimpleNamespace(state=SimpleNamespace(optimizer=None), loss=None)
+    run = SimpleNamespace(state=SimpleNamespace(optimizer=None), loss=None, train_loss=None)
     with pytest.raises(NotCompiledError, match="without an optimizer"):
         train_step(run, None, None)
     with pytest.raises(NotCompiledError, match="without a loss"):
@@ -100,7 +100,7 @@ def test_an_own_step_that_called_the_ordinary_one_is_not_counted_twice():
 def ordinary(run):
     def step(batch):
         run.state.step += 1
-        run.state.metrics.update(torch.tensor(1.0), 4, None, batch)
+        run.state.metrics.update([("loss", torch.tensor(1.0), 4)], None, batch)
 
     return step
 

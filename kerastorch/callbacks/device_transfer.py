@@ -64,8 +64,9 @@ class DeviceTransfer(Callback):
         run.lookahead = device.type != "cpu"
         self._idle = device.type == "cpu" and not torch.accelerator.is_available()  # everything is there already
         run.state.module.to(device)
-        if run.loss is not None:
-            run.loss.to(device)
+        for loss in (run.loss, run.train_loss):
+            if loss is not None:
+                loss.to(device)
         if run.state.optimizer is not None:
             _move_optimizer(run.state.optimizer)
 

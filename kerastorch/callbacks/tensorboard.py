@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kerastorch.errors import needs
+from kerastorch.history import numbers
 from kerastorch.hooks import Callback, Logs
 
 
@@ -44,7 +45,7 @@ class TensorBoard(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Write the values of the epoch."""
-        for name, value in logs.items():
+        for name, value in numbers(logs).items():
             place = "validation" if name.startswith("val_") else "train"
             self._writer(place).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
         for writer in self._writers.values():

@@ -26,6 +26,18 @@ def epochs(count: Any, initial: Any) -> None:
         )
 
 
+def one_validation(data: Any, share: float | None, stratify: Any) -> None:
+    """See that there are not two things to validate on, and that what is stratified is split.
+
+    Raises:
+        ValueError: There are, or it is not.
+    """
+    if data is not None and share is not None:
+        raise ValueError("dl_val and validation_split are two things to validate on; give one of them.")
+    if share is None and stratify is not False:
+        raise ValueError("stratify says how to split; say validation_split=0.2 as well.")
+
+
 def positive(**numbers: int | None) -> None:
     """See that what is given is at least 1.
 

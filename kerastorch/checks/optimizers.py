@@ -52,6 +52,11 @@ def optimizer_fits(optimizer: Optimizer, module: nn.Module) -> None:
             f"The optimizer {type(optimizer).__name__} holds no parameter of this net, so nothing would be trained. "
             "Build it from model.parameters(), after the last change of layers."
         )
+    if not any(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"]):
+        raise MismatchError(
+            f"Every parameter that the optimizer {type(optimizer).__name__} holds is frozen, so nothing would be "
+            "trained. Type model.unfreeze(...), or build the optimizer from parameters that are not."
+        )
     own = {id(parameter): name for name, parameter in module.named_parameters() if parameter.requires_grad}
     left_out = [name for key, name in own.items() if key not in held]
     if left_out and held - {id(parameter) for parameter in module.parameters()}:
@@ -59,4 +64,20 @@ def optimizer_fits(optimizer: Optimizer, module: nn.Module) -> None:
             f"The optimizer does not train {left_out[0]}, but holds parameters that are not in the net. "
             "Were layers replaced after it was built? Then build it anew and compile again.",
             stacklevel=2,
+        )
+
+
+def unfrozen_are_held(optimizer: Optimizer, module: nn.Module, frozen: list[nn.Parameter]) -> None:
+    """See that an optimizer holds what was frozen when the net was compiled and is to be trained now.
+
+    Raises:
+        MismatchError: It does not, and that would not be trained.
+    """
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    unknown = {id(parameter) for parameter in frozen} - held
+    lost = [name for name, part in module.named_parameters() if part.requires_grad and id(part) in unknown]
+    if lost:
+        raise MismatchError(
+            f"{lost[0]} was frozen when model.compile was called, and its optimizer does not hold it, so it would not "
+            "be trained. Call model.compile(...) again after unfreeze, with a new optimizer."
         )

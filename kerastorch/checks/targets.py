@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kerastorch.data.batch import Batch
-from kerastorch.errors import MismatchError
-from kerastorch.losses import Loss
-from kerastorch.tree import describe
+from kerastorch.errors import DataError, MismatchError
+from kerastorch.losses import Loss, Objective
+from kerastorch.tree import describe, leaves, tensors
 
 
-def first_batch(loss: Loss, output: Any, batch: Batch) -> None:
+def first_batch(objective: Objective, output: Any, batch: Batch) -> None:
     """Compare the first output with its targets, as the loss will.
 
     Raises:
         MismatchError: They do not fit; the text says what to type.
     """
-    if batch.y is None and loss.is_torch:
-        raise MismatchError(
-            f"The loss {loss.name} needs targets, but batch {batch.index} has none: {batch.describe()}. "
-            "Batches are (x, y) or (x, y, sample_weight); whole tensors or arrays go into a tuple: fit(3, (x, y))."
-        )
+    for loss, part, share in objective.parts(output, batch):
+        _compare(loss, part, share)
+
+
+def _compare(loss: Loss, output: Any, batch: Batch) -> None:
+    if loss.is_torch:
+        _are_tensors(loss, output, batch)
     if not isinstance(output, Tensor) or not isinstance(batch.y, Tensor):
         return
     target = batch.y
@@ -44,6 +47,39 @@ def first_batch(loss: Loss, output: Any, batch: Batch) -> None:
         )
 
 
+def _are_tensors(loss: Loss, output: Any, batch: Batch) -> None:
+    if batch.y is None:
+        raise MismatchError(
+            f"The loss {loss.name} needs targets, but batch {batch.index} has none: {batch.describe()}. "
+            "Batches are (x, y) or (x, y, sample_weight); whole tensors or arrays go into a tuple: fit(3, (x, y))."
+        )
+    if not isinstance(output, Tensor):
+        raise MismatchError(_several_outputs(loss, output))
+    if not isinstance(batch.y, Tensor):
+        raise MismatchError(_no_tensor(loss, batch))
+
+
+def _several_outputs(loss: Loss, output: Any) -> str:
+    got = f"The loss {loss.name} compares one tensor with targets, but the net gave {describe(output)}."
+    if isinstance(output, Mapping):
+        first = next(iter(output), "name")
+        hint = " A net that returns its own loss needs none: leave out loss." if "loss" in output else ""
+        return f"{got} Say which loss is for which output: loss={{{first!r}: {loss.name!r}}}.{hint}"
+    if isinstance(output, (tuple, list)):
+        rest = ", None" * (len(output) - 1)
+        return f"{got} Give each output its loss, or None: loss=[{loss.name!r}{rest}]."
+    return f"{got} Return a tensor from forward, or a dict of them."
+
+
+def _no_tensor(loss: Loss, batch: Batch) -> str:
+    got = f"The loss {loss.name} compares with one tensor, but the targets of batch {batch.index} are"
+    if isinstance(batch.y, Mapping):
+        return f"{got} {describe(batch.y)}. Say which loss is for which output: loss={{name: {loss.name!r}}}."
+    if any(isinstance(leaf, str) for leaf in leaves(batch.y)):
+        return f"{got} text. Number the classes: {{name: number for number, name in enumerate(sorted(set(names)))}}."
+    return f"{got} {describe(batch.y)}. Make them a tensor: torch.tensor(y)."
+
+
 _LONG = "Type y.long(), or y.astype('int64') for an array."
 _FLOAT = "Type y.float(), or y.astype('float32') for an array."
 
@@ -57,6 +93,11 @@ def _labels(loss: Loss, output: Tensor, target: Tensor) -> None:
         raise MismatchError(f"{loss.name} needs outputs (N, C) with a score for each class; got {describe(output)}.")
     expected = (output.shape[0], *output.shape[2:])
     classes = output.shape[1]
+    if loss.by_class is not None and len(loss.by_class) > classes:
+        raise MismatchError(
+            f"class_weight weighs {len(loss.by_class)} classes, labels 0 to {len(loss.by_class) - 1}, but the net has "
+            f"{classes} outputs."
+        )
     if target.is_floating_point():
         if target.shape != output.shape or loss.name in ("NLLLoss", "nll_loss"):
             raise MismatchError(
@@ -129,6 +170,25 @@ def _within(values: Tensor, what: str, name: str, hint: str) -> None:
         raise MismatchError(f"{name} needs {what} between 0 and 1; got {low:.3g} to {high:.3g}. {hint}")
 
 
+def nothing_missing(value: Tensor, batch: Batch) -> None:
+    """See that a loss that is NaN does not come from NaN in the data, which would spoil every weight.
+
+    Raises:
+        DataError: It does.
+    """
+    if value.isfinite():
+        return
+    for what, tree in (("inputs", batch.x), ("targets", batch.y), ("sample weights", batch.weight)):
+        for tensor in tensors(tree):
+            strange = 0 if not tensor.is_floating_point() else int((~tensor.isfinite()).sum())
+            if strange:
+                raise DataError(
+                    f"The first loss is {float(value):.3g}, and the {what} hold {strange} values that are NaN or "
+                    f"infinite, of {tensor.numel()} in batch {batch.index}. Type torch.nan_to_num(x), or fillna(...) "
+                    "or dropna() for a data frame."
+                )
+
+
 def loss_value(value: Any, name: str, *, training: bool) -> None:
     """See that a loss is one number that can be trained on.
 
@@ -146,7 +206,7 @@ def loss_value(value: Any, name: str, *, training: bool) -> None:
     if training and not value.requires_grad:
         raise MismatchError(
             f"The loss {name} does not depend on any trainable parameter. Is every parameter frozen "
-            "(requires_grad=False), or does forward detach its output?"
+            "(requires_grad=False; type model.unfreeze()), or does forward detach its output?"
         )
 
 

@@ -113,7 +113,7 @@ class ProgressBar(Callback):
         values = shown(logs)
         head = ""
         if not self._columns:
-            self._columns = _columns(list(values), validates=self.run.val_data.steps != 0)
+            self._columns = _columns(list(values), list(self.run.val_sets))
             head = "  ".join(name.rjust(_width(name)) for name in ["epoch", *self._columns, "seconds"]) + "\n"
         cells = [format_number(values[name]) if name in values else "-" for name in self._columns]
         row = zip(
@@ -124,10 +124,10 @@ class ProgressBar(Callback):
         return head + "  ".join(cell.rjust(_width(name)) for name, cell in row)
 
 
-def _columns(names: list[str], *, validates: bool) -> list[str]:
+def _columns(names: list[str], sets: list[str]) -> list[str]:
     # an epoch without validation may come first
     trained = [name for name in names if not name.startswith("val_")]
-    expected = [f"val_{name}" for name in trained] if validates else []
+    expected = [f"val_{prefix}{name}" for prefix in sets for name in trained]
     return list(dict.fromkeys([*trained, *expected, *names]))
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from kerastorch.history import format_number
+from collections.abc import Mapping
+from typing import Any
+
+from kerastorch.history import format_number, numbers
 from kerastorch.hooks import Callback
 
 SPEED = ("lr", "seconds", "samples_per_second")
 
 
-def shown(logs: dict[str, float]) -> dict[str, float]:
-    """Return the values that people follow: loss and metrics, not rates and times."""
-    return {name: value for name, value in logs.items() if name not in SPEED}
+def shown(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values that people follow: loss and metrics, not rates and times, and no matrices."""
+    return {name: value for name, value in numbers(logs).items() if name not in SPEED}
 
 
 class EpochLines(Callback):

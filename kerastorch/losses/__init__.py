@@ -1,5 +1,8 @@
 """What is minimised, and what each batch adds to its mean over an epoch."""
 
-from kerastorch.losses.single import Loss, Weight
+from kerastorch.losses.base import Objective, Term, Weight
+from kerastorch.losses.own import ComputedLoss, OutputLoss
+from kerastorch.losses.several import SeveralLosses
+from kerastorch.losses.single import Loss
 
-__all__ = ["Loss", "Weight"]
+__all__ = ["ComputedLoss", "Loss", "Objective", "OutputLoss", "SeveralLosses", "Term", "Weight"]

@@ -1,4 +1,4 @@
-"""The loss of a batch, and the weight it has in the mean of the epoch.
+"""One loss of a batch, and the weight it has in the mean of the epoch.
 
 A mean over batches equals the mean over all data only if each batch weighs what the loss itself divided by: samples,
 elements, labels that are not ignored, or sums of class and sample weights.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from kerastorch.data.batch import Batch
 from kerastorch.errors import MismatchError
-
-Weight = float | Tensor | None  # None: the losses of the batches are added, as reduction="sum" does
+from kerastorch.losses.base import Objective, Term, Weight, cut
+from kerastorch.tree import describe
 
 _BY_LABEL = (nn.CrossEntropyLoss, nn.NLLLoss)
 _BY_LABEL_FUNCTIONS = (functional.cross_entropy, functional.nll_loss)
@@ -32,17 +32,20 @@ _BY_ELEMENT_FUNCTIONS = (
     functional.binary_cross_entropy,
     functional.binary_cross_entropy_with_logits,
 )
+_BINARY = ("BCELoss", "BCEWithLogitsLoss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
 
 
-class Loss:
+class Loss(Objective):
     """A loss function with the weight of each batch.
 
     Args:
         function: Called as `function(output, target)`, the order of `torch.nn`; gives one number.
+        by_class: Weights of the samples `(C,)` by the class of their target; classes behind the last weigh 1.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], by_class: Tensor | None = None) -> None:
         self.function = function
+        self.by_class = by_class
         self.by_label = _works_as(function, _BY_LABEL) or _bare(function) in _BY_LABEL_FUNCTIONS
         self.by_element = _works_as(function, _BY_ELEMENT) or _bare(function) in _BY_ELEMENT_FUNCTIONS
         self.is_torch = (
@@ -53,7 +56,7 @@ class Loss:
 
     @property
     def class_weight(self) -> Tensor | None:
-        """Weight of each class `(C,)`, where the loss has them; moves with the loss from device to device."""
+        """Weight of each class `(C,)`, where the function has them; moves with it from device to device."""
         return _option(self.function, "weight", None) if self.by_label else None
 
     @property
@@ -65,10 +68,25 @@ class Loss:
         """Move class weights and whatever else the loss holds."""
         if isinstance(self.function, nn.Module):
             self.function.to(device)
+        if self.by_class is not None:
+            self.by_class = self.by_class.to(device)
+
+    def terms(self, output: Any, batch: Batch) -> tuple[Tensor, Sequence[Term]]:
+        """Return the loss of a batch."""
+        value, weight = self(output, batch)
+        return value, (("loss", cut(value), weight),)
+
+    def by_classes(self, weights: Tensor) -> Loss:
+        """Return the same function with weights of classes."""
+        return Loss(self.function, weights)
+
+    def parts(self, output: Any, batch: Batch) -> Iterator[tuple[Loss, Any, Batch]]:
+        """Yield this loss."""
+        yield self, output, batch
 
     def __call__(self, output: Any, batch: Batch) -> tuple[Tensor, Weight]:
         """Return the loss of a batch, and its weight in the mean of the epoch."""
-        if batch.weight is not None:
+        if batch.weight is not None or self.by_class is not None:
             return self._weighted(output, batch)
         value: Tensor = self.function(output, batch.y)
         if self._summed:
@@ -95,18 +113,56 @@ class Loss:
 
     def _weighted(self, output: Any, batch: Batch) -> tuple[Tensor, Weight]:
         each: Tensor = self._unreduced(output, batch.y)
-        if each.ndim == 0 or len(each) != batch.weight.numel():
-            raise MismatchError(
-                f"The loss {self.name} gave {tuple(each.shape)} for {batch.weight.numel()} sample weights; "
-                "it must give one loss per sample."
-            )
-        weight = batch.weight.to(each.dtype).reshape(-1, *(1,) * (each.ndim - 1))
+        weight = self._factors(each, batch)
         total = (each * weight).sum()
         if self._summed:
             return total, None
         labels = self.by_label and not batch.y.is_floating_point()
         divisor = (weight * (self._label_weights(batch.y) if labels else torch.ones_like(each))).sum()
         return total / divisor.clamp_min(torch.finfo(divisor.dtype).tiny), divisor.detach()
+
+    def _factors(self, each: Tensor, batch: Batch) -> Tensor:
+        """Return what each value is multiplied with: the weight of its sample, and of its class."""
+        if not isinstance(batch.weight, (Tensor, type(None))):
+            raise MismatchError(
+                f"The sample weights are {describe(batch.weight)}, one for each of several outputs, but there is one "
+                f"loss, {self.name}. Pass a tensor (N,), or say loss={{name: ...}}."
+            )
+        count = batch.size if batch.weight is None else batch.weight.numel()
+        if each.ndim == 0 or len(each) != count:
+            weighted = "samples with class weights" if batch.weight is None else "sample weights"
+            raise MismatchError(
+                f"The loss {self.name} gave {tuple(each.shape)} for {count} {weighted}; "
+                "it must give one loss per sample."
+            )
+        factors = torch.ones_like(each) if self.by_class is None else self._factors_by_class(each, batch.y)
+        if batch.weight is None:
+            return factors
+        by_sample: Tensor = batch.weight.to(each.dtype).reshape(-1, *(1,) * (each.ndim - 1))
+        return by_sample * factors
+
+    def _factors_by_class(self, each: Tensor, target: Any) -> Tensor:
+        classes = self.classes_in(target)
+        if self.by_class is None or classes is None or classes.shape != each.shape:
+            raise MismatchError(
+                f"class_weight needs the class of each sample, as integers or one-hot; {self.name} gave losses of the "
+                f"shape {tuple(each.shape)} for targets {describe(target)}. For other weights pass sample weights, as "
+                "the third item of a batch."
+            )
+        factors = functional.pad(self.by_class, (0, 1), value=1.0).to(each.dtype)  # the last is that of the others
+        counted = classes != self.ignore_index if self.by_label else torch.ones_like(classes, dtype=torch.bool)
+        return factors[classes.where(counted, 0).clamp_max(len(factors) - 1)]
+
+    def classes_in(self, target: Any) -> Tensor | None:
+        """Return the class of each value of the loss, where the targets tell it."""
+        if not isinstance(target, Tensor):
+            return None
+        if not target.is_floating_point():
+            return target.long()
+        if self.by_label and target.ndim > 1:  # probabilities, or one-hot
+            return target.argmax(1)
+        is_binary = self.name in _BINARY and (target.ndim != 2 or target.shape[1] == 1)  # (N, L) are L labels a sample
+        return (target > 0.5).long() if is_binary else None
 
     @functools.cached_property
     def _unreduced(self) -> Callable[..., Any]:
@@ -117,7 +173,7 @@ class Loss:
         if "reduction" in _parameters(self.function):
             return functools.partial(self.function, reduction="none")
         raise MismatchError(
-            f"Batches with sample weights need one loss per sample, but {self.name} has no `reduction`. "
+            f"Sample and class weights need one loss per sample, but {self.name} has no `reduction`. "
             "Use a loss of torch.nn, or give your function an argument reduction='mean' that also takes 'none'."
         )
 

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from kerastorch.data.batch import Batch
-from kerastorch.metrics.base import Metric, Sum, one_number, ratio
+from kerastorch.errors import MismatchError
+from kerastorch.metrics.base import Gather, Metric, Rows, Sum, Value, as_value, one_number, ratio
+from kerastorch.metrics.forms import exact
+
+Total = Callable[[list[float]], list[float]]
+Number = float | Tensor
+Weight = Number | None
 
 
 class MetricSet(Mapping[str, float]):
-    """The running values by name: `"loss"`, then the metrics.
+    """The values of an epoch by name: `"loss"`, then the metrics.
 
-    Reading a value waits for the device, writing does not. All values are read at once and kept until the next update.
+    As a Mapping it holds the running values: of each metric that is `running` and is one number. Reading them waits for
+    the device, writing does not. All are read at once and kept until the next update. `result` holds every value.
 
     Args:
         metrics: Names and metrics. They are used, not copied.
+        factors: Where there are several losses: their names, and what each counts in `"loss"`, their weighted sum.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, metrics: Mapping[str, Metric], factors: Mapping[str, float] | None = None) -> None:
         self.metrics = dict(metrics)
+        self.factors = dict(factors or {})
         self.reset()
 
     def reset(self) -> None:
@@ -33,16 +43,17 @@ class MetricSet(Mapping[str, float]):
         for metric in self.metrics.values():
             metric.reset()
 
-    def update(self, loss: Tensor, weight: float | Tensor | None, output: Any, batch: Batch) -> None:
+    def update(self, losses: Sequence[tuple[str, Tensor, Weight]], output: Any, batch: Batch) -> None:
         """Take in one batch.
 
         Args:
-            loss: The loss, detached.
-            weight: Its weight in the mean of the epoch; None adds the losses up.
+            losses: Name and value of each loss, detached, and its weight in the mean of the epoch; a weight of None
+                adds the losses up. Without `factors` it is one loss, `"loss"`.
             output: What the net gave, detached.
             batch: What it was given.
         """
-        self._add_loss(_read_if_free(loss), None if weight is None else _read_if_free(weight))
+        for name, loss, weight in losses:
+            self._add_loss(name, _read_if_free(loss), None if weight is None else _read_if_free(weight))
         for name, metric in self.metrics.items():
             self._add(name, metric.measure(output, batch.y, batch.weight, batch.size))
         self.samples += batch.size
@@ -51,7 +62,7 @@ class MetricSet(Mapping[str, float]):
     @property
     def noted(self) -> set[str]:
         """The names that `update` takes in."""
-        return {"loss", *self.metrics}
+        return {"loss", *self.factors, *self.metrics}
 
     def record(self, values: Mapping[str, Any], size: int, *, counts: bool = True) -> None:
         """Take in values of a batch of `size` samples that somebody else has measured.
@@ -66,80 +77,143 @@ class MetricSet(Mapping[str, float]):
         self.samples += size * counts
         self._values = None
 
-    def result(self, total: Callable[[list[float]], list[float]] | None = None) -> dict[str, float]:
+    def result(self, total: Total | None = None, gather: Gather | None = None) -> dict[str, float | Tensor]:
         """Return all values; the only wait for the device.
 
         Args:
             total: Adds up sums over the processes.
-        """
-        sums = self._read(total)
-        return {
-            name: self.metrics[name].value(parts) if name in self.metrics else ratio(parts)
-            for name, parts in sums.items()
-        }
+            gather: Returns a tensor of every process, whose sizes of dimension 0 may differ; None for one process.
 
-    def _add_loss(self, loss: Sum, weight: Sum | None) -> None:
+        Returns:
+            A float for each value that is one number, a tensor on the CPU for others. Several values of one metric,
+            such as those of a MetricCollection, go by their own names.
+
+        Raises:
+            MismatchError: Two values have one name, or a metric cannot be read.
+        """
+        found: dict[str, float | Tensor] = {}
+        for name, value in self._read(self._sums, total, gather).items():
+            for key, part in value.items() if isinstance(value, Mapping) else ((name, value),):
+                if key in found or (key != name and key in self.noted):
+                    raise MismatchError(
+                        f"The metric {name!r} gives a value {key!r}, but there is another of that name. Rename the "
+                        "other, or give a MetricCollection a prefix: MetricCollection(..., prefix='my_')."
+                    )
+                found[key] = part
+        return found
+
+    def _add_loss(self, name: str, loss: Number, weight: Number | None) -> None:
         if weight is None:
-            self._add("loss", (loss,))
+            self._add(name, (loss,))
         elif isinstance(loss, Tensor):
             # In float64, where half precision would overflow. The NaN of a batch without labels that count adds nothing
-            total, count = self._sums.get("loss", (0, 0))
-            total = total if isinstance(total, Tensor) else _zero(loss.device).add_(total)
+            total, count = self._sums.get(name, (0, 0))
+            total = total if isinstance(total, Tensor) else _zeros_like(loss).add_(cast(float, total))
             if isinstance(weight, Tensor):
                 total.addcmul_(torch.where(weight == 0, 0.0, loss), weight)
             else:
                 total.add_(loss, alpha=weight)
-            self._sums["loss"] = [total, _grown(count, weight)]
+            self._sums[name] = [total, _grown(count, weight, name)]
         else:
-            self._add("loss", (loss * weight if weight else 0.0, weight))
+            self._add(name, (loss * weight if weight else 0.0, weight))
 
     def _add(self, name: str, parts: tuple[Sum, ...]) -> None:
-        sums = self._sums.get(name, [0] * len(parts))
-        self._sums[name] = [_grown(held, part) for held, part in zip(sums, parts, strict=True)]
+        sums = self._sums.get(name)
+        if sums is None:
+            sums = [0] * len(parts)
+        self._sums[name] = [_grown(held, part, name) for held, part in zip(sums, parts, strict=True)]
 
-    def _read(self, total: Callable[[list[float]], list[float]] | None) -> dict[str, list[float]]:
-        held = [part for parts in self._sums.values() for part in parts]
-        numbers = _numbers(held)
+    def _read(self, names: Iterable[str], total: Total | None, gather: Gather | None) -> dict[str, Value]:
+        sums = {name: self._sums[name] for name in names}
+        numbers = _numbers([part for parts in sums.values() for part in parts])
         read = iter(numbers if total is None else total(numbers))
-        return {name: [next(read) for _ in parts] for name, parts in self._sums.items()}
+        found: dict[str, Value] = {}
+        for name, parts in sums.items():
+            found[name] = self._value(name, [_given_back(part, read, gather) for part in parts], gather)
+        if self.factors and "loss" not in found and found.keys() >= self.factors.keys():
+            found = {"loss": sum(factor * cast(float, found[name]) for name, factor in self.factors.items()), **found}
+        return found
+
+    def _value(self, name: str, parts: list[Any], gather: Gather | None) -> Value:
+        metric = self.metrics.get(name)
+        if metric is None:
+            return ratio(parts)
+        value = metric.value(parts) if gather is None else metric.value_of_all(parts, gather)
+        return as_value(value, f"The metric {name!r}")
+
+    def _running(self) -> dict[str, float]:
+        if self._values is None:
+            names = [name for name in self._sums if name not in self.metrics or self.metrics[name].running]
+            values = self._read(names, None, None)
+            self._values = {name: value for name, value in values.items() if isinstance(value, float)}
+        return self._values
 
     def __getitem__(self, name: str) -> float:
-        if self._values is None:
-            self._values = self.result()
-        return self._values[name]
+        return self._running()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._sums)
+        return iter(self._running())
 
     def __len__(self) -> int:
-        return len(self._sums)
+        return len(self._running())
+
+    def __bool__(self) -> bool:
+        return bool(self._sums)  # without a wait
 
 
 def _numbers(parts: list[Sum]) -> list[float]:
-    tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Tensor)}
-    numbers = [0.0 if place in tensors else float(part) for place, part in enumerate(parts)]
-    for device in {part.device for part in tensors.values()}:  # one, unless a metric sums up on the CPU
-        places = [place for place, part in tensors.items() if part.device == device]
-        stacked = torch.stack([tensors[place] for place in places])
-        for place, number in zip(places, stacked.tolist(), strict=True):
-            numbers[place] = number
+    """Return the numbers of all parts in one list; rows are left out."""
+    held = [part for part in parts if isinstance(part, Tensor)]
+    read = {}
+    for device in {part.device for part in held}:  # one, unless a metric sums up on the CPU
+        flat = torch.cat([part.reshape(-1) for part in held if part.device == device])
+        read[device] = iter(flat.tolist())
+    numbers: list[float] = []
+    for part in parts:
+        if isinstance(part, Tensor):
+            numbers += islice(read[part.device], part.numel())
+        elif not isinstance(part, Rows):
+            numbers.append(float(part))
     return numbers
 
 
-def _read_if_free(part: Sum) -> Sum:
+def _given_back(part: Sum, read: Iterator[float], gather: Gather | None) -> float | Tensor:
+    """Return a part in its shape, with the numbers that were read."""
+    if isinstance(part, Rows):
+        rows = part.joined()
+        return (rows if gather is None else torch.cat(gather(rows))).cpu()
+    if isinstance(part, Tensor) and part.ndim:
+        return torch.tensor(list(islice(read, part.numel())), dtype=torch.float64).reshape(part.shape)
+    return next(read)
+
+
+def _read_if_free(part: Number) -> Number:
     # On the CPU there is no device to wait for, and a number is added ten times faster than a tensor
-    return part.item() if isinstance(part, Tensor) and part.is_cpu else part
+    return part.item() if isinstance(part, Tensor) and part.is_cpu and not part.ndim else part
 
 
-def _grown(held: Sum, part: Sum) -> Sum:
-    part = _read_if_free(part)
-    if isinstance(held, Tensor):
-        return held.add_(part.detach() if isinstance(part, Tensor) else part)
+def _grown(held: Sum, part: Sum, name: str) -> Sum:
     if isinstance(part, Tensor):
-        return _zero(part.device).add_(part.detach()).add_(held)
-    return held + part
+        part = _read_if_free(part)
+    if isinstance(part, Tensor):
+        return _grown_tensor(held, part, name)
+    if isinstance(part, Rows):
+        if isinstance(held, Rows):
+            held.parts += part.parts
+        return held if isinstance(held, Rows) else part
+    return cast(Number, held) + part
 
 
-def _zero(device: torch.device) -> Tensor:
-    # float64, so that the small steps of a long epoch are not lost to rounding; Apple's GPUs have none
-    return torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+def _grown_tensor(held: Sum, part: Tensor, name: str) -> Tensor:
+    if not isinstance(held, Tensor):
+        return _zeros_like(part).add_(part.detach()).add_(cast(float, held))
+    if part.shape != held.shape:
+        raise MismatchError(
+            f"A sum of the metric {name!r} is {tuple(held.shape)} for one batch and {tuple(part.shape)} for another. "
+            "Does the number of classes or columns differ between batches?"
+        )
+    return held.add_(part.detach())
+
+
+def _zeros_like(part: Tensor) -> Tensor:
+    return torch.zeros(part.shape, dtype=exact(part.device), device=part.device)

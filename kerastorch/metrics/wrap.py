@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from kerastorch.metrics.base import Metric, Sum, one_number
+from kerastorch.errors import MismatchError
+from kerastorch.metrics.base import Gather, Metric, On, Sum, Value, as_value
 
 
 class TorchMetric(Metric):
     """A metric object of torchmetrics, or one with the same `update`, `compute` and `reset`.
 
+    One that keeps lists, or is a collection of several, is not shown while an epoch runs. Sample weights do not reach
+    it.
+
     Args:
         metric: The object. It is moved to the device of the outputs.
         name: What to call it in messages.
+        on: What it is measured on: `"train"`, `"val"` or `"both"`.
     """
 
-    def __init__(self, metric: Any, name: str) -> None:
+    def __init__(self, metric: Any, name: str, *, on: On = "both") -> None:
+        super().__init__(on=on)
         self.metric = metric
         self.name = name
         self.measured = False
+        self.running = not (_is_collection(metric) or _keeps_lists(metric))
 
     def measure(self, output: Any, target: Any, weight: Tensor | None, size: int) -> tuple[Sum, ...]:
         """Update the object, which keeps its own sums."""
@@ -31,28 +39,70 @@ class TorchMetric(Metric):
         self.measured = True
         return ()
 
-    def value(self, sums: Any) -> float:
+    def value(self, sums: Sequence[Any]) -> Value:
         """Compute; NaN before the first batch.
 
         Raises:
-            MismatchError: The metric has more than one value, such as one for each class.
+            MismatchError: What it computes is neither a number, nor a tensor, nor several of them by name.
         """
-        if not self.measured:
-            return float("nan")
-        return float(one_number(self.metric.compute(), f"The metric {self.name!r}"))
+        return self._named(_computed(self.metric, None, self.name)) if self.measured else float("nan")
 
-    def __call__(self, output: Any, target: Any) -> float:
+    def value_of_all(self, sums: Sequence[Any], gather: Gather) -> Value:
+        """Compute of what the objects of all processes have summed up.
+
+        Raises:
+            MismatchError: It is no metric of torchmetrics, which alone can be put together.
+        """
+        return self._named(_computed(self.metric, gather, self.name))
+
+    def _named(self, value: Any) -> Value:
+        return as_value(value, f"The metric {self.name!r}")
+
+    def __call__(self, output: Any, target: Any) -> Value:
         """Return the value for one batch, beside what the object has summed up."""
         fresh = self.twin()
         fresh.reset()
-        fresh.measure(output, target, None, len(target))
+        fresh.measure(output, target, None, 0)
         return fresh.value(())
 
     def twin(self) -> TorchMetric:
         """Return a copy with a copy of the object."""
-        return TorchMetric(copy.deepcopy(self.metric), self.name)
+        return TorchMetric(copy.deepcopy(self.metric), self.name, on=self.on)
 
     def reset(self) -> None:
         """Forget the epoch."""
         self.metric.reset()
         self.measured = False
+
+
+def _is_collection(metric: Any) -> bool:
+    return isinstance(metric, nn.ModuleDict)
+
+
+def _keeps_lists(metric: Any) -> bool:
+    parts = metric.modules() if isinstance(metric, nn.Module) else [metric]
+    return any(isinstance(state, list) for part in parts for state in getattr(part, "_defaults", {}).values())
+
+
+def _computed(metric: Any, gather: Gather | None, name: str) -> Any:
+    if hasattr(metric, "sync_context"):
+        # Not metric.compute(): that remembers the value of one process, and asks the others even if they do not listen
+        together = gather is not None
+        with metric.sync_context(_gathers(gather), should_sync=together, distributed_available=lambda: together):
+            return type(metric).compute(metric)
+    if gather is None:
+        return metric.compute()
+    if not _is_collection(metric):
+        raise MismatchError(
+            f"The metric {name!r} is of a kind, {type(metric).__name__}, that cannot be put together over processes. "
+            "Subclass kerastorch.metrics.Metric, or torchmetrics.Metric."
+        )
+    values: dict[str, Any] = {}
+    for key, part in metric.items():
+        value = _computed(part, gather, key)
+        values |= value if isinstance(value, dict) else {key: value}
+    return values
+
+
+def _gathers(gather: Gather | None) -> Any:
+    return None if gather is None else lambda tensor, group=None: gather(tensor)

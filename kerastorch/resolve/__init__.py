@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from kerastorch.losses import Loss
+from kerastorch.losses import Objective
 from kerastorch.metrics import Metric
 from kerastorch.resolve.devices import device
 from kerastorch.resolve.losses import loss
 from kerastorch.resolve.metric import metrics
 from kerastorch.resolve.optimizers import OptimizerFactory, optimizer
 
-__all__ = ["Recipe", "device", "either", "loss", "metrics", "optimizer"]
+__all__ = ["Recipe", "device", "either", "loss", "metrics", "optimizer", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,35 @@ class Recipe:
     """What `compile` was given, resolved.
 
     Attributes:
-        loss: The loss, with the weight of each batch; None where a step of the user's own needs none.
+        loss: The loss, or several, with the weight of each batch.
         optimizer: The optimizer, or what builds it from the parameters.
         metrics: Names and metrics, in order.
         device: `"auto"`, or the device to train on.
     """
 
-    loss: Loss | None
+    loss: Objective
     optimizer: Optimizer | OptimizerFactory
     metrics: Mapping[str, Metric]
     device: str | torch.device
+
+
+def recipe(
+    loss_spec: Any,
+    optimizer_spec: Any,
+    metrics_spec: Any,
+    device_spec: str | torch.device | None,
+    *,
+    loss_weights: Any = None,
+) -> Recipe:
+    """Return the arguments of `compile`, resolved.
+
+    Raises:
+        ValueError: A name is unknown, or a device is not there.
+        TypeError: An argument is of the wrong kind.
+    """
+    objective, place = loss(loss_spec, loss_weights), device_spec or "auto"
+    device(place)
+    return Recipe(objective, optimizer(optimizer_spec), metrics(metrics_spec, objective), place)
 
 
 def either(name: str, value: Any, other: str, other_value: Any) -> Any:

@@ -1,17 +1,19 @@
-"""A loss by its name."""
+"""One loss, several, or that of the net."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 from torch import nn
 from torch.nn import functional
 
 from kerastorch.errors import did_you_mean
-from kerastorch.losses import Loss
+from kerastorch.losses import Loss, Objective, OutputLoss, SeveralLosses
 
 _LOSS_ALIASES = {
     "mae": "L1Loss",
@@ -26,16 +28,55 @@ _LOSS_ALIASES = {
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def loss(spec: Any) -> Loss:
-    """Return the loss of a name, a class, a module or a function.
+def loss(spec: Any, weights: Any = None) -> Objective:
+    """Return what is minimised.
 
-    A name is one of `torch.nn` or `torch.nn.functional` in any spelling (`"CrossEntropyLoss"`, `"cross_entropy"`,
-    `"mse"`), or a usual short one (`"mae"`, `"bce"`).
+    Args:
+        spec: A loss; a dict or a list of them, one for each output of the net, None for an output without; or None for
+            a net that returns its own. A loss is a module, a class, a function `f(output, target)`, or a name: one of
+            `torch.nn` or `torch.nn.functional` in any spelling (`"CrossEntropyLoss"`, `"cross_entropy"`, `"mse"`), or a
+            usual short one (`"mae"`, `"bce"`).
+        weights: How often each of several losses counts, nested as they are; 1 by default.
 
     Raises:
-        ValueError: The name is unknown.
+        ValueError: A name is unknown, or the weights do not fit.
         TypeError: It cannot be called.
     """
+    if isinstance(spec, (Mapping, list, tuple)):
+        return _several(spec, weights)
+    if weights is not None:
+        raise ValueError(f"loss_weights says how often each of several losses counts, but there is one; got {weights}.")
+    if spec is None:
+        return OutputLoss()
+    return spec if isinstance(spec, Objective) else _single(spec)
+
+
+def _several(spec: Any, weights: Any) -> SeveralLosses:
+    by_key = dict(spec) if isinstance(spec, Mapping) else dict(enumerate(spec))
+    losses = {key: _single(item) for key, item in by_key.items() if item is not None}
+    if not losses:
+        raise ValueError("loss names no loss at all. Type loss={'name of the output': 'cross_entropy'}.")
+    return SeveralLosses(losses, _factors(weights, by_key, isinstance(spec, Mapping)))
+
+
+def _factors(weights: Any, known: Mapping[Any, Any], by_name: bool) -> dict[Any, float]:
+    if weights is None:
+        return dict.fromkeys(known, 1.0)
+    if by_name != isinstance(weights, Mapping) or not isinstance(weights, (Mapping, list, tuple)):
+        form = "a dict, as loss is" if by_name else "a list, as loss is"
+        raise ValueError(f"loss_weights must be {form}; got {weights!r}.")
+    given = dict(weights) if by_name else dict(enumerate(weights))
+    unknown = [key for key in given if key not in known]
+    if unknown or (not by_name and len(given) != len(known)):
+        hint = did_you_mean(str(unknown[0]), map(str, known)) if by_name else ""
+        raise ValueError(f"loss_weights {weights!r} does not fit the losses of {', '.join(map(repr, known))}.{hint}")
+    strange = [value for value in given.values() if isinstance(value, bool) or not isinstance(value, Real)]
+    if strange or not all(math.isfinite(value) for value in given.values()):
+        raise ValueError(f"loss_weights must be numbers; got {weights!r}.")
+    return {**dict.fromkeys(known, 1.0), **given}
+
+
+def _single(spec: Any) -> Loss:
     if isinstance(spec, str):
         return Loss(_named_loss(spec))
     if isinstance(spec, type):

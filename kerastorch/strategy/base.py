@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
 class Strategy(ABC):
-    """The verbs that differ between one device and many. It knows no epochs and no logs."""
+    """The verbs that differ between one device and many. It knows no epochs and no logs.
+
+    Attributes:
+        gather: Returns the tensors `(N_i, ...)` of all processes, in the order of their ranks; None for one process.
+    """
+
+    gather: Callable[[Tensor], list[Tensor]] | None = None
 
     @abstractmethod
     def wrap(self, module: nn.Module) -> nn.Module:

@@ -68,9 +68,8 @@ def test_elements_that_torch_takes_pass(loss, shape, dtype):
 
 def test_what_a_loss_of_the_users_own_compares_is_its_own_business():
     check(lambda output, target: output.mean(), torch.ones(2, 3), whole(2, 7))
-    check(MSE, {"a": torch.ones(2)}, torch.ones(3))
-    check(MSE, torch.ones(2), [torch.ones(3)])
-    check(nn.TripletMarginLoss(), (torch.ones(2), torch.ones(2)), torch.ones(2))
+    check(lambda output, target: output["a"].mean(), {"a": torch.ones(2)}, torch.ones(3))
+    check(lambda output, target: output.mean(), torch.ones(2), [torch.ones(3)])
 
 
 @pytest.mark.parametrize("loss", [MSE, CROSS_ENTROPY, nn.functional.mse_loss])
@@ -352,7 +351,7 @@ def test_a_loss_is_one_number_that_can_be_trained_on():
             torch.tensor(1.0),
             True,
             "The loss own does not depend on any trainable parameter. Is every parameter frozen "
-            "(requires_grad=False), or does forward detach its output?",
+            "(requires_grad=False; type model.unfreeze()), or does forward detach its output?",
         ),
     ],
 )
@@ -451,3 +450,93 @@ def test_data_that_can_be_read_once_are_for_one_epoch():
         "dl_train is a generator or iterator, which can be read once, but 2 epochs were asked for. "
         "Pass a list or a DataLoader, or say steps_per_epoch=."
     )
+
+
+NAMED = {"a": torch.zeros(2, 3), "b": torch.zeros(2)}
+
+
+GAVE = "The loss MSELoss compares one tensor with targets, but the net gave "
+ARE = "The loss MSELoss compares with one tensor, but the targets of batch 0 are "
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "text"),
+    [
+        (
+            NAMED,
+            torch.zeros(2, 3),
+            f"{GAVE}{{'a': float32 (2, 3) cpu, 'b': float32 (2,) cpu}}. "
+            "Say which loss is for which output: loss={'a': 'MSELoss'}.",
+        ),
+        (
+            {"loss": torch.tensor(1.0)},
+            torch.zeros(2, 3),
+            f"{GAVE}{{'loss': float32 () cpu}}. Say which loss is for which output: loss={{'loss': 'MSELoss'}}. "
+            "A net that returns its own loss needs none: leave out loss.",
+        ),
+        (
+            (torch.zeros(2, 3), torch.zeros(2)),
+            torch.zeros(2, 3),
+            f"{GAVE}(float32 (2, 3) cpu, float32 (2,) cpu). "
+            "Give each output its loss, or None: loss=['MSELoss', None].",
+        ),
+        (None, torch.zeros(2, 3), f"{GAVE}None. Return a tensor from forward, or a dict of them."),
+        (
+            torch.zeros(2, 3),
+            NAMED,
+            f"{ARE}{{'a': float32 (2, 3) cpu, 'b': float32 (2,) cpu}}. "
+            "Say which loss is for which output: loss={name: 'MSELoss'}.",
+        ),
+        (
+            torch.zeros(2, 3),
+            ["cat", "dog"],
+            f"{ARE}text. Number the classes: {{name: number for number, name in enumerate(sorted(set(names)))}}.",
+        ),
+        (torch.zeros(2, 3), [1, 2], f"{ARE}(int, int). Make them a tensor: torch.tensor(y)."),
+    ],
+)
+def test_what_is_no_tensor_is_named(output, target, text):
+    batch = Batch(0, torch.zeros(2), target)
+    assert message(MismatchError, checks.first_batch, Loss(MSE), output, batch) == text
+
+
+def test_weights_of_more_classes_than_outputs_are_named():
+    loss = Loss(nn.CrossEntropyLoss()).by_classes(torch.ones(5))
+    text = message(MismatchError, checks.first_batch, loss, torch.zeros(2, 3), Batch(0, None, whole(2)))
+    assert text == "class_weight weighs 5 classes, labels 0 to 4, but the net has 3 outputs."
+
+
+MISSING = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("batch", "what"),
+    [
+        (Batch(0, MISSING, torch.zeros(2)), "inputs"),
+        (Batch(0, (torch.zeros(2), {"a": MISSING})), "inputs"),
+        (Batch(0, torch.zeros(2), MISSING), "targets"),
+        (Batch(0, torch.zeros(2), torch.zeros(2), MISSING), "sample weights"),
+    ],
+)
+def test_values_that_are_missing_are_named_before_they_spoil_the_net(batch, what):
+    text = message(DataError, checks.nothing_missing, torch.tensor(float("nan")), batch)
+    assert text == (
+        f"The first loss is nan, and the {what} hold 2 values that are NaN or infinite, of 4 in batch 0. "
+        "Type torch.nan_to_num(x), or fillna(...) or dropna() for a data frame."
+    )
+
+
+def test_missing_values_that_the_net_can_do_with_pass():
+    checks.nothing_missing(torch.tensor(1.0), Batch(0, MISSING))
+    checks.nothing_missing(torch.tensor(float("nan")), Batch(0, torch.zeros(2), torch.zeros(2, dtype=torch.long)))
+
+
+def test_there_is_one_thing_to_validate_on():
+    assert message(ValueError, checks.one_validation, [1], 0.2, False) == (
+        "dl_val and validation_split are two things to validate on; give one of them."
+    )
+    assert message(ValueError, checks.one_validation, None, None, True) == (
+        "stratify says how to split; say validation_split=0.2 as well."
+    )
+    checks.one_validation(None, 0.2, True)
+    checks.one_validation([1], None, False)

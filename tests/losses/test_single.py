@@ -83,7 +83,7 @@ def epoch_value(function, output, target, *, batch_size, weight=None):
         part = slice(start, start + batch_size)
         batch = Batch(index, None, target[part], None if weight is None else weight[part], len(output[part]))
         value, share = loss(output[part], batch)
-        metrics.update(value.detach(), share, output[part], batch)
+        metrics.update([("loss", value.detach(), share)], output[part], batch)
     return metrics["loss"]
 
 
@@ -178,7 +178,7 @@ def test_batches_of_sequences_of_different_lengths_weigh_by_their_elements():
     loss, metrics = Loss(nn.MSELoss()), MetricSet({})
     for index, (output, target) in enumerate(parts):
         batch = Batch(index, None, target, size=3)
-        metrics.update(*loss(output, batch), output, batch)
+        metrics.update(loss.terms(output, batch)[1], output, batch)
     outputs, targets = (torch.cat([part.flatten() for part in side]) for side in zip(*parts, strict=True))
     assert metrics["loss"] == equal(functional.mse_loss(outputs, targets))
 
@@ -206,7 +206,7 @@ def test_a_function_of_the_users_own_weighs_by_samples_whatever_the_outputs_are(
         output, target = torch.randn(2, count, length, dtype=torch.float64)
         errors.append((output - target).abs().amax(1))
         batch = Batch(index, None, target, size=count)
-        metrics.update(*loss({"scores": output}, batch), None, batch)
+        metrics.update(loss.terms({"scores": output}, batch)[1], None, batch)
     assert metrics["loss"] == equal(torch.cat(errors).mean())
 
     def scores(output, target):
@@ -215,7 +215,8 @@ def test_a_function_of_the_users_own_weighs_by_samples_whatever_the_outputs_are(
     metrics.reset()
     for index, each in enumerate(errors):
         batch = Batch(index, None, torch.zeros(len(each), 7 - 3 * index).double(), size=len(each))
-        metrics.update(*Loss(scores)(each.unsqueeze(1).expand(-1, 7 - 3 * index), batch), None, batch)
+        output = each.unsqueeze(1).expand(-1, 7 - 3 * index)
+        metrics.update(Loss(scores).terms(output, batch)[1], None, batch)
     assert metrics["loss"] == equal(torch.cat(errors).mean())
 
 
@@ -243,7 +244,7 @@ def test_a_subclass_with_a_forward_of_its_own_is_a_mean_over_samples(make, expec
         part = output[first : first + count, : count + 1]
         target = torch.tensor(labels) if make is Own else torch.zeros_like(part)
         batch = Batch(0, None, target, size=count)
-        metrics.update(*loss(part, batch), part, batch)
+        metrics.update(loss.terms(part, batch)[1], part, batch)
         first += count
     parts = [expected(output[:3, :4]), expected(output[3:, :3])]
     assert metrics["loss"] == equal(torch.cat(parts).mean())
@@ -374,7 +375,7 @@ def test_sample_weights_without_reduction_are_refused():
     with pytest.raises(MismatchError) as error:
         Loss(distance)(torch.ones(2), batch)
     assert str(error.value) == (
-        "Batches with sample weights need one loss per sample, but distance has no `reduction`. "
+        "Sample and class weights need one loss per sample, but distance has no `reduction`. "
         "Use a loss of torch.nn, or give your function an argument reduction='mean' that also takes 'none'."
     )
     with pytest.raises(MismatchError, match="but max has no `reduction`"):

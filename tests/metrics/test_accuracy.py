@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from torch import nn
 
 from kerastorch import resolve
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError
-from kerastorch.metrics import Accuracy, MetricSet
+from kerastorch.metrics import Accuracy, MetricSet, Task
 
 CLASSES = 3
 varied = settings(max_examples=40)
@@ -27,7 +27,7 @@ def epoch_value(metric, output, target, *, batch_size, weight=None):
     for index, start in enumerate(range(0, len(output), batch_size)):
         part = slice(start, start + batch_size)
         batch = Batch(index, None, target[part], None if weight is None else weight[part], len(output[part]))
-        metrics.update(torch.tensor(0.0), batch.size, output[part], batch)
+        metrics.update([("loss", torch.tensor(0.0), batch.size)], output[part], batch)
     return metrics["accuracy"]
 
 
@@ -199,3 +199,80 @@ def test_sample_weights_of_another_length_are_refused():
 def test_accuracy_by_name_knows_from_the_loss_what_an_output_means(loss, output, target, value):
     metric = resolve.metrics(["accuracy"], resolve.loss(loss))["accuracy"]
     assert epoch_value(metric, torch.tensor(output), torch.tensor(target), batch_size=1) == value
+
+
+@varied
+@given(
+    seed=seeds,
+    count=sample_counts,
+    k=st.integers(1, 4),
+    shape=shapes,
+    weighted=st.booleans(),
+    ignores=st.booleans(),
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    shares=st.integers(1, 3),
+)
+def test_one_of_several_guesses_may_be_right(*, over_epoch, seed, count, k, shape, weighted, ignores, sizes, shares):
+    output, target = draw(seed, count, 5, *shape), some_labels(seed, 5, count, *shape)
+    if ignores:
+        target[draw(seed, *target.shape) > 0.5] = 1
+    weight = weights_of(seed, count) + 0.5 if weighted else None
+    metric = Accuracy(top_k=k, ignore_index=1 if ignores else None)
+    value = over_epoch(metric, output, target, sizes=sizes, weight=weight, shares=shares)
+    kept = target != 1 if ignores else torch.ones_like(target, dtype=torch.bool)
+    if not kept.any():
+        assert math.isnan(value)
+        return
+    rows = output.movedim(1, -1)[kept]
+    every = torch.ones(count).double() if weight is None else weight
+    spread = every.reshape(-1, *(1,) * len(shape)).expand(target.shape)[kept]
+    reference = top_k_accuracy_score(target[kept], rows, k=k, labels=range(5), sample_weight=spread)
+    assert value == pytest.approx(reference, abs=1e-12)
+
+
+def test_guesses_count_for_one_hot_targets_as_well():
+    output, labels = draw(3, 9, 5), some_labels(3, 5, 9)
+    one_hot = nn.functional.one_hot(labels, 5).float()
+    expected = Accuracy(top_k=2)(output, labels)
+    assert Accuracy(top_k=2, classes=True)(output, one_hot) == expected
+    assert Accuracy(top_k=2).bound(Task("logits", True, -100))(output, one_hot) == expected
+
+
+@pytest.mark.parametrize(
+    ("k", "output", "target"),
+    [(5, torch.ones(2, 5), torch.ones(2)), (2, torch.ones(2, 1), torch.ones(2)), (2, torch.ones(2), torch.ones(2))],
+)
+def test_more_guesses_than_classes_are_refused(k, output, target):
+    text = f"top_k={k} needs labels, and outputs (N, C) with more than {k} scores; got output float32"
+    with pytest.raises(MismatchError, match=re.escape(text)):
+        Accuracy(top_k=k).measure(output, target, None, 2)
+
+
+def test_there_is_at_least_one_guess():
+    with pytest.raises(ValueError, match="top_k is at least 1; got 0"):
+        Accuracy(top_k=0)
+
+
+def test_unset_options_are_those_of_the_loss():
+    metric = Accuracy()
+    assert (metric.threshold, metric.classes, metric.ignore_index) == (None, None, None)
+    bound = metric.bound(Task("logits", False, 3))
+    assert (bound.threshold, bound.classes, bound.ignore_index) == (0.0, False, 3)
+    bound = Accuracy(threshold=0.3, classes=False, ignore_index=1).bound(Task("logits", True, 3))
+    assert (bound.threshold, bound.classes, bound.ignore_index) == (0.3, False, 1)
+    assert (metric.threshold, metric.classes, metric.ignore_index) == (None, None, None)
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_ignored_elements_may_be_floats(column):
+    output, target = torch.tensor([0.9, 0.9, 0.1, 0.1]), torch.tensor([1.0, -1.0, -1.0, 1.0])
+    output = output.unsqueeze(1) if column else output
+    assert epoch_value(Accuracy(ignore_index=-1), output, target, batch_size=3) == 0.5
+    weight = torch.tensor([3.0, 1.0, 1.0, 1.0])
+    assert epoch_value(Accuracy(ignore_index=-1), output, target, batch_size=3, weight=weight) == 0.75
+
+
+@pytest.mark.parametrize("output", [torch.zeros(0, 3), torch.zeros(0), torch.zeros(0, 1)])
+def test_a_batch_without_samples_adds_nothing(output):
+    assert math.isnan(Accuracy()(output, torch.zeros(0, dtype=torch.int64)))
+    assert math.isnan(Accuracy(ignore_index=-100)(output, torch.zeros(0, dtype=torch.int64)))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import mean_absolute_error, mean_squared_error
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError
-from kerastorch.metrics import MeanAbsoluteError, MeanOf, MeanSquaredError, MetricSet
+from kerastorch.metrics import R2, MeanAbsoluteError, MeanOf, MeanSquaredError, MetricSet, RootMeanSquaredError
 
 ERRORS = [(MeanAbsoluteError, mean_absolute_error), (MeanSquaredError, mean_squared_error)]
 varied = settings(max_examples=40)
@@ -23,7 +23,7 @@ def epoch_value(metric, output, target, *, batch_size, weight=None):
     for index, start in enumerate(range(0, len(output), batch_size)):
         part = slice(start, start + batch_size)
         batch = Batch(index, None, target[part], None if weight is None else weight[part], len(output[part]))
-        metrics.update(torch.tensor(0.0), batch.size, output[part], batch)
+        metrics.update([("loss", torch.tensor(0.0), batch.size)], output[part], batch)
     return metrics["value"]
 
 
@@ -165,3 +165,86 @@ def test_nan_of_one_batch_is_nan_of_the_epoch():
     metric = MeanOf(lambda y_pred, y_true: math.nan if y_pred[0] > 1 else 1.0, "sometimes")
     output = torch.tensor([1.0, 1.0, 2.0])
     assert math.isnan(epoch_value(metric, output, output, batch_size=2))
+
+
+@varied
+@given(
+    seed=seeds,
+    count=st.integers(1, 9),
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    shares=st.integers(1, 3),
+    shape=st.sampled_from([(), (1,), (3,), (2, 2)]),
+    weighted=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_the_root_is_that_of_the_mean_over_all_elements(
+    *, over_epoch, seed, count, sizes, shares, shape, weighted, dtype
+):
+    random = torch.Generator().manual_seed(seed)
+    output, target = torch.randn(2, count, *shape, generator=random).to(dtype)
+    weight = torch.rand(count, generator=random) + 0.01 if weighted else None
+    value = over_epoch(RootMeanSquaredError(), output, target, sizes=sizes, weight=weight, shares=shares)
+    flat = (part.reshape(count, -1).double().numpy() for part in (target, output))
+    assert value == pytest.approx(math.sqrt(mean_squared_error(*flat, sample_weight=weight)), rel=1e-6)
+
+
+@varied
+@given(
+    seed=seeds,
+    count=st.integers(2, 12),
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    shares=st.integers(1, 3),
+    shape=st.sampled_from([(), (1,), (3,), (2, 2)]),
+    weighted=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+    target_dtype=st.sampled_from([torch.float32, torch.int64, torch.bool, torch.uint8]),
+    far=st.sampled_from([0.0, 1000.0]),
+)
+def test_the_explained_variance_is_that_of_scikit_learn(
+    *, over_epoch, seed, count, sizes, shares, shape, weighted, dtype, target_dtype, far
+):
+    random = torch.Generator().manual_seed(seed)
+    output = torch.randn(count, *shape, generator=random).to(dtype)
+    target = torch.randint(0, 5, (count, *shape), generator=random).to(target_dtype)
+    if target_dtype == torch.float32:
+        output, target = output + far, target + far
+    weight = torch.rand(count, generator=random) + 0.01 if weighted else None
+    value = over_epoch(R2(), output, target, sizes=sizes, weight=weight, shares=shares)
+    flat = (part.reshape(count, -1).double().numpy() for part in (target, output))
+    assert value == pytest.approx(r2_score(*flat, sample_weight=weight), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [0.1, 1.0, -7.3, 1e6])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_constant_target_is_met_or_not(number, right, over_epoch):
+    target = torch.full((101,), number)
+    output = target if right else target + 1
+    assert over_epoch(R2(), output, target, sizes=[7, 3]) == float(right)
+
+
+@pytest.mark.parametrize(("count", "weight"), [(0, None), (1, None), (3, torch.zeros(3))])
+def test_less_than_two_samples_have_no_variance(count, weight, over_epoch):
+    metrics = MetricSet({"value": R2()})
+    batch = Batch(0, None, torch.ones(count), weight, count)
+    metrics.update([("loss", torch.tensor(0.0), 1)], torch.ones(count), batch)
+    assert math.isnan(metrics["value"])
+
+
+def test_nan_is_no_explanation(over_epoch):
+    assert math.isnan(over_epoch(R2(), torch.tensor([math.nan, 1.0, 2.0]), torch.tensor([0.0, 1.0, 2.0]), sizes=[2]))
+    output = torch.tensor([math.nan, 1.0])
+    assert math.isnan(RootMeanSquaredError()(output, torch.ones(2)))
+
+
+@pytest.mark.parametrize("metric", [R2(), RootMeanSquaredError()])
+def test_shapes_that_do_not_fit_are_named_by_all(metric):
+    with pytest.raises(MismatchError, match=r"^A mean error cannot compare output float32 \(3, 1\) cpu with target"):
+        metric.measure(torch.ones(3, 1), torch.ones(3), None, 3)
+    with pytest.raises(MismatchError, match=r"2 sample weights for values of the shape \(3, 1\)"):
+        metric.measure(torch.ones(3, 1), torch.ones(3, 1), torch.ones(2), 3)
+
+
+def test_samples_of_the_explained_variance_are_those_of_the_target(over_epoch):
+    output, target = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 3.0, 5.0])
+    sums = R2().measure(output, target, None, 1)  # a graph of three nodes, say
+    assert R2().value([sums[0], *map(float, sums[1:])]) == pytest.approx(r2_score(target, output))

@@ -10,7 +10,20 @@ from torch import nn
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError
 from kerastorch.losses import Loss
-from kerastorch.metrics import Accuracy, MeanAbsoluteError, MeanOf, MeanSquaredError, Metric, MetricSet
+from kerastorch.metrics import (
+    F1,
+    Accuracy,
+    ConfusionMatrix,
+    Epoch,
+    MeanAbsoluteError,
+    MeanOf,
+    MeanSquaredError,
+    Metric,
+    MetricSet,
+    Rows,
+    Task,
+    named,
+)
 from kerastorch.metrics import set as set_module
 
 ELSEWHERE = torch.device("meta")
@@ -55,9 +68,23 @@ def readings(monkeypatch):
     return made
 
 
+class Given(Metric):
+    """Sums as they are given, and their values as they are read."""
+
+    def __init__(self, *sums, value=None, running=True):
+        self.sums, self.given, self.running, self.read = sums, value, running, []
+
+    def measure(self, output, target, weight, size):
+        return tuple(part() if callable(part) else part for part in self.sums)
+
+    def value(self, sums):
+        self.read.append(sums)
+        return sums[0] if self.given is None else self.given
+
+
 def update(metrics, loss=1.0, weight=1, output=(1.0, 2.0), target=(1.0, 0.0)):
     output, target = torch.tensor(output), torch.tensor(target)
-    metrics.update(torch.tensor(loss), weight, output, Batch(0, None, target, size=len(output)))
+    metrics.update([("loss", torch.tensor(loss), weight)], output, Batch(0, None, target, size=len(output)))
 
 
 def test_before_the_first_batch_there_is_nothing():
@@ -142,7 +169,7 @@ def test_an_update_leaves_the_loss_and_its_weight_as_they_are():
     metrics = MetricSet({})
     loss, weight = torch.tensor(2.0), torch.tensor(3.0)
     for _ in range(3):
-        metrics.update(loss, weight, None, Batch(0, None))
+        metrics.update([("loss", loss, weight)], None, Batch(0, None))
     assert (loss, weight) == (2.0, 3.0)
 
 
@@ -164,12 +191,12 @@ def test_only_reading_waits_and_once_an_update(readings, function, target, weigh
     output = torch.randn(4, 3, device=ELSEWHERE)
     batch = Batch(0, None, target, torch.ones(4, device=ELSEWHERE) if weighs_samples else None, 4)
     for _ in range(3):
-        metrics.update(*loss(output, batch), output, batch)
+        metrics.update([("loss", *loss(output, batch))], output, batch)
     assert readings == []
     assert (metrics["own"], metrics["own"]) == (6 / 12, 6 / 12)
     assert len(dict(metrics)) == 3
     assert len(readings) == 1
-    metrics.update(*loss(output, batch), output, batch)
+    metrics.update([("loss", *loss(output, batch))], output, batch)
     assert metrics["own"] == 6 / 16
     metrics.record({"own": torch.ones((), device=ELSEWHERE)}, 4)
     assert len(readings) == 2
@@ -204,6 +231,246 @@ def test_sums_are_added_up_over_processes_before_they_are_divided():
     assert asked == [[8.0, 4.0, 2.0, 3.0, 1.0, 1.0, 2.0]]
     assert all(type(number) is float for number in asked[0])
     assert metrics["loss"] == 2.0  # the running values are those of this process
+
+
+def test_sums_may_have_any_shape():
+    each, matrix, number = torch.tensor([1.0, 2.0]), torch.tensor([[1, 2], [3, 4]]), torch.tensor(3)
+    metrics = MetricSet({"given": Given(each, matrix, number, torch.ones(1), 5)})
+    for _ in range(3):
+        update(metrics)
+    read = metrics.result()["given"]
+    assert torch.equal(read, each.double() * 3)
+    vector, table, *numbers = metrics.metrics["given"].read[-1]
+    assert (vector.dtype, table.dtype) == (torch.float64, torch.float64)
+    assert torch.equal(table, matrix.double() * 3)
+    assert numbers == [9.0, torch.tensor([3.0]), 15.0]
+    assert torch.equal(each, torch.tensor([1.0, 2.0]))
+    assert torch.equal(matrix, torch.tensor([[1, 2], [3, 4]]))
+
+
+def test_sums_of_any_shape_are_added_up_in_one_list():
+    metrics = MetricSet({"given": Given(torch.tensor([[1.0, 2.0]]), 3), "mae": MeanAbsoluteError()})
+    update(metrics)
+    asked = []
+    read = metrics.result(lambda sums: asked.append(sums) or [2 * number for number in sums])
+    assert asked == [[1.0, 1.0, 1.0, 2.0, 3.0, 2.0, 2.0]]
+    assert torch.equal(read["given"], torch.tensor([[2.0, 4.0]]).double())
+    assert metrics.metrics["given"].read[-1][1] == 6.0
+
+
+def test_sums_of_another_shape_are_named():
+    shapes = iter([(2,), (3,)])
+    metrics = MetricSet({"given": Given(lambda: torch.ones(next(shapes)))})
+    update(metrics)
+    with pytest.raises(MismatchError, match=r"^A sum of the metric 'given' is \(2,\) for one batch and \(3,\) for"):
+        update(metrics)
+
+
+def test_rows_are_kept_and_read_in_their_order():
+    rows = iter([torch.ones(2, 3), torch.zeros(0, 3), torch.full((4, 3), 2.0)])
+    metrics = MetricSet({"rows": Given(lambda: Rows(next(rows)), 1)})
+    for _ in range(3):
+        update(metrics)
+    read = metrics.result()["rows"]
+    assert torch.equal(read, torch.cat([torch.ones(2, 3), torch.full((4, 3), 2.0)]))
+    assert metrics.metrics["rows"].read[-1][1] == 3.0
+    asked = []
+    read = metrics.result(lambda sums: sums, lambda tensor: asked.append(tensor) or [tensor, tensor[:1]])["rows"]
+    assert (len(asked), asked[0].shape, read.shape) == (1, (6, 3), (7, 3))
+    metrics.reset()
+    assert metrics.result() == {}
+
+
+def test_rows_need_no_memory_after_a_reset():
+    metrics = MetricSet({"rows": Epoch(lambda y_true, y_pred: float(len(y_true)))})
+    update(metrics)
+    update(metrics)
+    assert metrics.result()["rows"] == 4.0
+    (kept,) = {id(part) for part in metrics._sums["rows"] if isinstance(part, Rows) and len(part.parts) == 2} and [True]
+    assert kept
+    metrics.reset()
+    assert metrics._sums == {}
+    update(metrics)
+    assert metrics.result()["rows"] == 2.0
+
+
+def test_several_values_of_one_metric_go_by_their_names():
+    metrics = MetricSet({"pair": Given(1.0, value={"low": 1, "high": torch.ones(2)}), "mae": MeanAbsoluteError()})
+    update(metrics)
+    read = metrics.result()
+    assert list(read) == ["loss", "low", "high", "mae"]
+    assert (read["low"], read["high"].tolist()) == (1.0, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("key", ["loss", "mae", "twin"])
+def test_two_values_of_one_name_are_refused(key):
+    given = {"twin": Given(1.0, value={"twin": 1.0}), "pair": Given(1.0, value={key: 1.0})}
+    metrics = MetricSet({**given, "mae": MeanAbsoluteError()})
+    update(metrics)
+    with pytest.raises(MismatchError, match=f"^The metric 'pair' gives a value '{key}', but there is another of that"):
+        metrics.result()
+
+
+def test_a_metric_may_give_a_value_of_its_own_name():
+    metrics = MetricSet({"pair": Given(1.0, value={"pair": 1.0, "other": 2.0})})
+    update(metrics)
+    assert metrics.result() == {"loss": 1.0, "pair": 1.0, "other": 2.0}
+
+
+def test_what_is_no_value_is_named():
+    metrics = MetricSet({"strange": Given(1.0, value="high")})
+    update(metrics)
+    with pytest.raises(MismatchError, match=r"^The metric 'strange' must be a number, a tensor, or several of them by"):
+        metrics.result()
+
+
+def test_shown_while_an_epoch_runs_is_only_what_is_one_number_and_cheap():
+    costly = Given(1.0, running=False)
+    given = {"vector": Given(torch.ones(2)), "pair": Given(1.0, value={"a": 1.0}), "costly": costly, "one": Given(2)}
+    metrics = MetricSet(given)
+    update(metrics)
+    assert dict(metrics) == {"loss": 1.0, "one": 2.0}
+    assert list(metrics) == ["loss", "one"]
+    assert len(metrics) == 2
+    assert "costly" not in metrics
+    assert metrics.get("vector") is None
+    assert costly.read == []
+    assert list(metrics.result()) == ["loss", "vector", "a", "costly", "one"]
+    assert len(costly.read) == 1
+    assert metrics.noted == {"loss", *given}
+
+
+def test_whether_there_is_anything_is_known_without_reading(readings):
+    metrics = MetricSet({})
+    assert not metrics
+    metrics.update([("loss", torch.ones((), device=ELSEWHERE), 1)], None, Batch(0, None))
+    assert metrics
+    assert readings == []
+
+
+def test_several_losses_are_summed_up_with_their_factors():
+    metrics = MetricSet({"mae": MeanAbsoluteError()}, {"a_loss": 0.5, "b_loss": 2.0})
+    assert metrics.noted == {"loss", "a_loss", "b_loss", "mae"}
+    assert dict(metrics) == {}
+    batch = Batch(0, None, torch.zeros(2), size=2)
+    metrics.update(
+        [("a_loss", torch.tensor(1.0), 1), ("b_loss", torch.tensor(3.0), torch.tensor(2))], torch.ones(2), batch
+    )
+    metrics.update(
+        [("a_loss", torch.tensor(4.0), 2), ("b_loss", torch.tensor(6.0), torch.tensor(1))], torch.ones(2), batch
+    )
+    values = {"loss": 0.5 * 3 + 2 * 4, "a_loss": 3.0, "b_loss": 4.0, "mae": 1.0}
+    assert metrics.result() == values
+    assert dict(metrics) == values
+    assert list(metrics) == list(metrics.result()) == list(values)
+    assert metrics.result(lambda sums: [number + 1 for number in sums])["loss"] == 0.5 * 10 / 4 + 2 * 13 / 4
+
+
+def test_losses_of_several_kinds_make_one():
+    metrics = MetricSet({}, {"mean": 1.0, "sum": 10.0, "empty": 0.0})
+    for _ in range(2):
+        losses = [
+            ("mean", torch.tensor(1.0), 3),
+            ("sum", torch.tensor(2.0), None),
+            ("empty", torch.tensor(math.nan), 0),
+        ]
+        metrics.update(losses, None, Batch(0, None))
+    assert math.isnan(metrics["empty"])
+    assert math.isnan(metrics["loss"])
+    assert metrics["sum"] == 4.0
+
+
+def test_a_loss_that_somebody_else_has_measured_stands_for_itself():
+    metrics = MetricSet({}, {"a_loss": 1.0, "b_loss": 1.0})
+    metrics.record({"a_loss": 1.0}, 2)
+    assert dict(metrics) == {"a_loss": 1.0}
+    metrics.record({"loss": 7.0, "b_loss": 2.0}, 2)
+    assert dict(metrics) == {"loss": 7.0, "a_loss": 1.0, "b_loss": 2.0}
+
+
+NAMES = [
+    "accuracy",
+    "top2",
+    "precision",
+    "recall",
+    "f1",
+    "iou",
+    "dice",
+    "confusion_matrix",
+    "auroc",
+    "average_precision",
+    "perplexity",
+]
+ELEMENTS = [
+    "mae",
+    "mse",
+    "rmse",
+    "r2",
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "iou",
+    "dice",
+    "confusion_matrix",
+    "auroc",
+    "average_precision",
+]
+WITHOUT_WEIGHTS = ("auroc", "average_precision")
+
+
+@pytest.mark.parametrize("weighs_samples", [False, True])
+@pytest.mark.parametrize("ignore_index", [None, -100, 1])
+@pytest.mark.parametrize(
+    ("names", "shape", "target", "task"),
+    [
+        (NAMES, (4, 3), torch.zeros(4, dtype=torch.int64), Task("logits", True)),
+        (NAMES, (4, 3, 2, 2), torch.zeros(4, 2, 2, dtype=torch.int64), Task("logits", True)),
+        (ELEMENTS, (4, 3), torch.zeros(4, 3), Task("logits", False)),
+        (ELEMENTS, (4, 1), torch.zeros(4, 1), Task("probabilities", False)),
+        (ELEMENTS, (4,), torch.zeros(4), Task()),
+    ],
+)
+def test_no_metric_waits_for_the_device(readings, names, shape, target, task, ignore_index, weighs_samples):
+    task = Task(task.outputs, task.labels, ignore_index)
+    names = [name for name in names if not (weighs_samples and name in WITHOUT_WEIGHTS)]
+    metrics = {name: named(name).bound(task) for name in names}
+    functions = {outputs: Epoch(max, outputs=outputs).bound(task) for outputs in ("raw", "labels", "probabilities")}
+    metrics = MetricSet({**metrics, **functions})
+    output, target = torch.randn(shape, device=ELSEWHERE), target.to(ELSEWHERE)
+    batch = Batch(0, None, target, torch.ones(4, device=ELSEWHERE) if weighs_samples else None, 4)
+    for _ in range(3):  # on this device any reading is an error
+        metrics.update([("loss", torch.ones((), device=ELSEWHERE), 4)], output, batch)
+    assert readings == []
+
+
+@needs_gpu
+@pytest.mark.parametrize("weighs_samples", [False, True])
+def test_no_metric_waits_for_a_gpu(weighs_samples):
+    names = [name for name in NAMES if not (weighs_samples and name in WITHOUT_WEIGHTS)]
+    metrics = MetricSet({name: named(name).bound(Task("logits", True, -100)) for name in names})
+    output, target = torch.randn(8, 3, device="cuda"), torch.randint(3, (8,), device="cuda")
+    batch = Batch(0, None, target, torch.ones(8, device="cuda") if weighs_samples else None, 8)
+    try:
+        for mode in ("default", "error", "error"):
+            torch.cuda.set_sync_debug_mode(mode)
+            metrics.update([("loss", torch.ones((), device="cuda"), 8)], output, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert 0 <= metrics["f1"] <= 1
+    assert metrics.result()["confusion_matrix"].sum() == 24
+
+
+def test_vectors_and_numbers_are_read_in_one_transfer(readings):
+    metrics = MetricSet({"f1": F1(), "recall": named("recall"), "matrix": ConfusionMatrix()})
+    output, target = torch.randn(4, 3, device=ELSEWHERE), torch.zeros(4, dtype=torch.int64, device=ELSEWHERE)
+    metrics.update([("loss", torch.ones((), device=ELSEWHERE), 4)], output, Batch(0, None, target, size=4))
+    with pytest.raises(MismatchError, match="The output has scores for labels"):  # every sum is said to be 6
+        metrics.result()
+    assert readings == [1 + 11 + 11 + 11]
+    with pytest.raises(MismatchError):
+        metrics["f1"]
+    assert readings[1:] == [1 + 11 + 11]
 
 
 def test_reset_forgets_everything_and_resets_the_metrics():
@@ -283,5 +550,5 @@ def test_sums_may_be_on_several_devices():
     metrics = MetricSet({"own": MeanOf(lambda y_pred, y_true: torch.tensor(0.5), "own"), "mse": MeanSquaredError()})
     output = torch.ones(2, device="cuda")
     for _ in range(2):
-        metrics.update(torch.tensor(3.0, device="cuda"), 2, output, Batch(0, None, output * 2, size=2))
+        metrics.update([("loss", torch.tensor(3.0, device="cuda"), 2)], output, Batch(0, None, output * 2, size=2))
     assert dict(metrics) == {"loss": 3.0, "own": 0.5, "mse": 1.0}

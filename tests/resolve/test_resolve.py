@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from kerastorch import resolve
-from kerastorch.losses import Loss
-from kerastorch.metrics import Accuracy, MeanAbsoluteError, MeanOf, MeanSquaredError, Metric, TorchMetric
+from kerastorch.losses import Loss, OutputLoss
+from kerastorch.metrics import Accuracy, MeanAbsoluteError, MeanOf, MeanSquaredError, Metric, Task, TorchMetric
+from kerastorch.resolve import metric
 
 CLASSES = [name for name in dir(nn) if name.endswith("Loss")]
 NEED_ARGUMENTS = {"AdaptiveLogSoftmaxWithLoss", "LinearCrossEntropyLoss"}  # layers of their own more than losses
@@ -146,11 +147,47 @@ def test_a_loss_that_needs_arguments_is_asked_for_as_an_object(name):
     assert message(ValueError, resolve.loss, getattr(nn, name)) == expected
 
 
-@pytest.mark.parametrize("spec", [None, 3, ["mse"], {"a": "mse"}])
+@pytest.mark.parametrize("spec", [3, [3], {"a": 3}])
 def test_what_is_no_loss_is_refused(spec):
     assert message(TypeError, resolve.loss, spec) == (
-        f"loss is a function f(output, target), a loss of torch.nn, or a name like 'cross_entropy'; got {spec!r}."
+        "loss is a function f(output, target), a loss of torch.nn, or a name like 'cross_entropy'; got 3."
     )
+
+
+def test_a_net_may_have_a_loss_of_its_own():
+    assert type(resolve.loss(None)) is OutputLoss
+
+
+@pytest.mark.parametrize("spec", [{"a": "mse", "b": nn.L1Loss(), "c": None}, ["mse", nn.L1Loss(), None]])
+def test_several_losses_are_by_name_or_by_place(spec):
+    several = resolve.loss(spec)
+    names = ["a", "b"] if isinstance(spec, dict) else [0, 1]
+    assert list(several.losses) == names
+    assert [type(loss.function) for loss in several.losses.values()] == [nn.MSELoss, nn.L1Loss]
+    shown = ["a_loss", "b_loss"] if isinstance(spec, dict) else ["output_0_loss", "output_1_loss"]
+    assert several.factors == dict.fromkeys(shown, 1.0)
+    weights = {"b": 2} if isinstance(spec, dict) else [1, 2, 0]
+    assert list(resolve.loss(spec, weights).factors.values()) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "weights", "text"),
+    [
+        ("mse", {"a": 1}, "loss_weights says how often each of several losses counts, but there is one; got {'a': 1}."),
+        (None, [1], "loss_weights says how often each of several losses counts, but there is one; got [1]."),
+        ({"age": "mse"}, {"aeg": 1}, "loss_weights {'aeg': 1} does not fit the losses of 'age'. Did you mean 'age'?"),
+        ({"a": "mse"}, [1], "loss_weights must be a dict, as loss is; got [1]."),
+        (["mse"], {"a": 1}, "loss_weights must be a list, as loss is; got {'a': 1}."),
+        (["mse"], 3, "loss_weights must be a list, as loss is; got 3."),
+        (["mse", "mae"], [1], "loss_weights [1] does not fit the losses of 0, 1."),
+        (["mse"], ["1"], "loss_weights must be numbers; got ['1']."),
+        (["mse"], [float("nan")], "loss_weights must be numbers; got [nan]."),
+        ({}, None, "loss names no loss at all. Type loss={'name of the output': 'cross_entropy'}."),
+        ([None], None, "loss names no loss at all. Type loss={'name of the output': 'cross_entropy'}."),
+    ],
+)
+def test_losses_and_weights_that_do_not_fit_are_named(spec, weights, text):
+    assert message(ValueError, resolve.loss, spec, weights) == text
 
 
 @pytest.mark.parametrize(
@@ -273,9 +310,9 @@ def test_there_need_be_no_metric(spec):
         (
             "accurcy",
             ValueError,
-            "Unknown metric 'accurcy'. Did you mean 'accuracy'? There are accuracy, mse, mae.",
+            "Unknown metric 'accurcy'. Did you mean 'accuracy'? There are accuracy, top5, precision, recall, f1, iou, "
+            "dice, confusion_matrix, auroc, average_precision, mae, mse, rmse, r2, perplexity.",
         ),
-        (["dice"], ValueError, "Unknown metric 'dice'. There are accuracy, mse, mae."),
         (
             {"loss": own_metric},
             ValueError,
@@ -329,15 +366,56 @@ def test_metrics_that_cannot_be_used_are_named(spec, kind, text):
     ],
 )
 def test_accuracy_by_name_suits_the_loss(loss, threshold, classes, ignore_index):
-    metric = resolve.metrics("accuracy", resolve.loss(loss))["accuracy"]
-    assert (metric.threshold, metric.classes, metric.ignore_index) == (threshold, classes, ignore_index)
+    found = resolve.metrics("accuracy", resolve.loss(loss))["accuracy"]
+    assert (found.threshold, bool(found.classes), found.ignore_index) == (threshold, classes, ignore_index)
 
 
-def test_accuracy_by_name_without_a_loss_is_for_probabilities():
-    found = resolve.metrics(["accuracy", "mse", own_metric], None)
-    assert [type(metric) for metric in found.values()] == [Accuracy, MeanSquaredError, MeanOf]
-    metric = found["accuracy"]
-    assert (metric.threshold, metric.classes, metric.ignore_index) == (0.5, False, None)
+NLL, PROBABILITIES = functional.nll_loss, nn.BCELoss()
+
+
+@pytest.mark.parametrize(
+    ("loss", "key", "task"),
+    [
+        ("cross_entropy", None, Task("logits", labels=True, ignore_index=-100)),
+        (functools.partial(NLL, ignore_index=3), None, Task("log_probabilities", labels=True, ignore_index=3)),
+        ("bce_with_logits", None, Task("logits", labels=False)),
+        ("multilabel_soft_margin", None, Task("logits", labels=False)),
+        (PROBABILITIES, None, Task("probabilities", labels=False)),
+        ("mse", None, Task(labels=False)),
+        (own_metric, None, Task()),
+        (None, None, Task("logits", ignore_index=-100)),
+        (None, "logits", Task("logits", ignore_index=-100)),
+        (None, "mask", Task(ignore_index=-100)),
+        ({"a": "bce", "b": "mse"}, "a", Task("probabilities", labels=False)),
+        ({"a": "bce", "b": "mse"}, "c", Task()),
+        (["mse", "bce"], 1, Task("probabilities", labels=False)),
+    ],
+)
+def test_a_loss_tells_what_outputs_and_targets_are(loss, key, task):
+    assert metric.task(resolve.loss(loss), key) == task
+
+
+def test_metrics_of_one_output_have_its_name():
+    loss = resolve.loss({"a": "bce_with_logits", "b": "mse"})
+    found = resolve.metrics({"a": ["accuracy", own_metric], "b": {"error": "mae"}, "both": own_metric}, loss)
+    assert list(found) == ["a_accuracy", "a_own_metric", "b_error", "both"]
+    assert [found[name].key for name in list(found)[:3]] == ["a", "a", "b"]
+    assert found["a_accuracy"].metric.threshold == 0.0
+    by_place = resolve.metrics([["accuracy"], {"error": "mae"}], resolve.loss(["cross_entropy", "mse"]))
+    assert list(by_place) == ["output_0_accuracy", "output_1_error"]
+
+
+def test_a_metric_of_several_outputs_says_which_it_is_for():
+    text = "There are several losses, so say which output 'mae' is for: metrics={'a': [...]}."
+    assert message(ValueError, resolve.metrics, ["mae"], resolve.loss({"a": "mse"})) == text
+    text = "There are several losses, so say which output 'mae' is for: metrics=[[...], [...]]."
+    assert message(ValueError, resolve.metrics, ["mae"], resolve.loss(["mse"])) == text
+
+
+def test_a_metric_has_not_the_name_of_a_loss():
+    text = "The metric name 'a_loss' stands for something else in the history; give another: "
+    message_of = message(ValueError, resolve.metrics, {"a_loss": own_metric}, resolve.loss({"a": "mse"}))
+    assert message_of == text + "metrics={'my_a_loss': ...}."
 
 
 def test_one_of_two_spellings_may_be_given():
