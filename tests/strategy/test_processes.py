@@ -1,0 +1,143 @@
+"""Sums over processes: a share of the data each, of different sizes, is worth what all data are in one process."""
+
+import functools
+
+import pytest
+import sklearn.metrics
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torchmetrics
+from torch import nn
+from torch.nn import functional
+
+from kerastorch import loop, metrics, resolve
+from kerastorch.data import adapt
+from kerastorch.hooks import Hooks
+from kerastorch.metrics import MetricSet
+from kerastorch.run import Run
+from kerastorch.state import TrainState
+from kerastorch.step import evaluate_step
+from kerastorch.strategy import Strategy
+
+COUNT, CLASSES = 37, 4
+WEIGHTS = torch.tensor([0.5, 2.0, 0.25, 1.5], dtype=torch.float64)
+
+
+class Processes(Strategy):
+    """Sums and rows over processes with gloo; training in several is not its affair."""
+
+    def wrap(self, module):
+        return module
+
+    def backward(self, loss):
+        raise NotImplementedError
+
+    def step(self, optimizer):
+        raise NotImplementedError
+
+    def total(self, sums):
+        together = torch.tensor(sums, dtype=torch.float64)
+        dist.all_reduce(together)
+        return together.tolist()
+
+    def gather(self, part):
+        parts = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, part)
+        return parts
+
+
+def cases():
+    labels = ["accuracy", "f1", "precision", "recall", "iou", "confusion_matrix", "auroc", "average_precision"]
+    kappa = metrics.Epoch(sklearn.metrics.cohen_kappa_score, outputs="labels")
+    theirs = [
+        torchmetrics.classification.MulticlassF1Score(CLASSES),
+        torchmetrics.classification.MulticlassAUROC(CLASSES),
+    ]
+    numbers = ["mae", "mse", "rmse", "r2"]
+    cross_entropy = nn.CrossEntropyLoss
+    return {
+        "labels": ("cross_entropy", [*labels, "perplexity", "top2", kappa, *theirs], "labels", False),
+        "ignored labels": (cross_entropy(ignore_index=1), ["accuracy", "f1", "perplexity"], "labels", False),
+        "class weights": (cross_entropy(weight=WEIGHTS), ["accuracy"], "labels", False),
+        "summed": (cross_entropy(reduction="sum"), ["accuracy"], "labels", False),
+        "sample weights": (cross_entropy(ignore_index=2), ["accuracy", "recall", "confusion_matrix"], "labels", True),
+        "numbers": ("mse", [*numbers, own_metric], "numbers", False),
+        "weighted numbers": ("l1_loss", numbers, "numbers", True),
+        "both": ({"kind": "cross_entropy", "size": "mse"}, {"kind": ["f1"], "size": ["r2"]}, "both", False),
+    }
+
+
+def own_metric(y_pred, y_true):
+    return (y_pred - y_true).abs().mean()
+
+
+class Both(nn.Module):
+    def forward(self, x):
+        return {"kind": x, "size": x[:, :2]}
+
+
+def data(kind):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(COUNT, CLASSES, generator=random, dtype=torch.float64)
+    labels, numbers = (
+        torch.randint(CLASSES, (COUNT,), generator=random),
+        torch.randn(COUNT, 2, generator=random).double(),
+    )
+    weights = torch.rand(COUNT, generator=random, dtype=torch.float64)
+    net = {"labels": nn.Identity(), "numbers": nn.Flatten(), "both": Both()}[kind]
+    x = x[:, :2] if kind == "numbers" else x
+    return net, (x, {"labels": labels, "numbers": numbers, "both": {"kind": labels, "size": numbers}}[kind], weights)
+
+
+def part(tree, rows):
+    return {key: value[rows] for key, value in tree.items()} if isinstance(tree, dict) else tree[rows]
+
+
+def values(case, rows, strategy=None, batch_size=COUNT):
+    loss, spec, kind, weighted = cases()[case]
+    net, (x, y, weights) = data(kind)
+    objective = resolve.loss(loss)
+    sums = MetricSet(resolve.metrics(spec, objective), objective.factors)
+    arrays = (x[rows], part(y, rows), weights[rows]) if weighted else (x[rows], part(y, rows))
+    source = adapt(arrays, name="dl_val", float_dtype=torch.float64, batch_size=batch_size)
+    run = Run(TrainState(net, None, MetricSet({})), loss=objective, val_sets={"": source}, val_metrics=sums)
+    run.strategy = strategy or run.strategy
+    run.evaluate_step = functools.partial(evaluate_step, run)
+    return loop.evaluate(run, Hooks([], run, net))
+
+
+def work(rank, world, file, expected):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+    try:
+        cuts = [0, 4, 20, COUNT] if world == 3 else [0, 9, COUNT] if world == 2 else [0, COUNT]
+        rows = torch.arange(cuts[rank], cuts[rank + 1])
+        for case, wanted in expected.items():
+            found = values(case, rows, Processes(), batch_size=5)
+            assert list(found) == list(wanted), case
+            for name, value in wanted.items():
+                torch.testing.assert_close(
+                    torch.as_tensor(found[name]), torch.as_tensor(value), rtol=1e-6, atol=1e-9, msg=f"{case}: {name}"
+                )
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_shares_of_the_data_are_worth_what_all_data_are(world, tmp_path):
+    expected = {case: values(case, torch.arange(COUNT)) for case in cases()}
+    mp.spawn(work, (world, tmp_path / "meeting", expected), nprocs=world)
+
+
+def test_all_data_at_once_are_what_torch_and_scikit_learn_say():
+    _, (x, labels, weights) = data("labels")
+    found = values("labels", torch.arange(COUNT), batch_size=5)
+    assert found["loss"] == pytest.approx(float(functional.cross_entropy(x, labels)))
+    assert found["accuracy"] == sklearn.metrics.accuracy_score(labels, x.argmax(1))
+    assert found["f1"] == pytest.approx(sklearn.metrics.f1_score(labels, x.argmax(1), average="macro"))
+    assert found["auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(labels, x.softmax(1), multi_class="ovr"))
+    weighted = values("sample weights", torch.arange(COUNT), batch_size=5)
+    counted = (labels != 2) * weights
+    each = functional.cross_entropy(x, labels, reduction="none")
+    assert weighted["loss"] == pytest.approx(float((each * counted).sum() / counted.sum()))
