@@ -77,7 +77,8 @@ def pick(tree: Any, key: str | int, what: str) -> Any:
             return tree[key]
     else:
         known = list(getattr(tree, "_fields", ())) or None
-        if not isinstance(tree, Tensor) and hasattr(tree, key):
+        has_methods_only = known is None and isinstance(tree, (Tensor, tuple, list))
+        if not has_methods_only and hasattr(tree, key):
             return getattr(tree, key)
     names = "" if known is None else f" There are {', '.join(map(repr, known))}."
     hint = did_you_mean(key, known) if known and isinstance(key, str) else ""

@@ -5,11 +5,12 @@ import sys
 import numpy as np
 import pandas
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerastorch.errors import MissingPackageError
-from kerastorch.history import Best, History, better_direction, format_number
+from kerastorch.history import Best, History, better_direction, format_number, numbers
 
 NAN = math.nan
 varied = settings(max_examples=60)
@@ -247,3 +248,22 @@ def test_numbers_are_written_for_people(value, text):
 def test_three_digits_of_a_number_always_survive(value):
     assert float(format_number(value)) == pytest.approx(value, rel=0.006 if value >= 0.001 else 0.005, abs=0.0005)
     assert float(format_number(value)) != 0
+
+
+def test_values_that_are_no_number_are_kept_but_not_shown(tmp_path):
+    matrix = torch.tensor([[1, 2], [3, 4]])
+    history = a_history({"loss": 1.0, "confusion": matrix}, {"loss": 0.5, "confusion": matrix + 1})
+    assert torch.equal(history["confusion"][1], matrix + 1)
+    assert repr(history).split() == ["epoch", "loss", "1", "1.000", "2", "0.500"]
+    assert "confusion" not in history._repr_html_()
+    history.to_csv(tmp_path / "history.csv")
+    with (tmp_path / "history.csv").open(newline="") as file:
+        assert list(csv.reader(file))[1] == ["0", "1.0", "[[1, 2], [3, 4]]"]
+    assert torch.equal(history.to_pandas()["confusion"][0], matrix)
+    with pytest.raises(ValueError, match="'confusion' is not one number per epoch, so it has no best"):
+        history.best("confusion", "max")
+
+
+def test_numbers_are_of_any_kind():
+    logs = {"a": 1, "b": 1.5, "c": np.float32(2), "d": torch.tensor(3.0), "e": torch.ones(2), "f": "text", "g": None}
+    assert list(numbers(logs)) == ["a", "b", "c", "d"]

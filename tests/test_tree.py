@@ -2,6 +2,7 @@ import copy
 import itertools
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from kerastorch.errors import DataError
-from kerastorch.tree import concatenate, describe, leaves, map_leaves, move, tensors
+from kerastorch.errors import DataError, MismatchError
+from kerastorch.tree import concatenate, describe, leaves, map_leaves, move, pick, tensors
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 Pair = namedtuple("Pair", ["first", "second"])
@@ -255,3 +256,41 @@ def test_a_tensor_that_is_there_is_not_copied():
     assert move(parameter, CPU, False) is parameter
     assert move(tensor, META, False).device == META
     assert move(parameter, META, False).device == META
+
+
+@pytest.mark.parametrize(
+    ("tree", "key", "expected"),
+    [
+        ({"a": 1, "b": 2}, "b", 2),
+        ({0: 1}, 0, 1),
+        ((1, 2), 1, 2),
+        ([1, 2], 0, 1),
+        (Pair(1, 2), "second", 2),
+        (Pair(1, 2), 1, 2),
+        (ModelOutput(logits=torch.ones(1)), "logits", torch.ones(1)),
+        (SimpleNamespace(a=3), "a", 3),
+    ],
+)
+def test_a_part_is_picked_by_its_name_or_its_place(tree, key, expected):
+    assert pick(tree, key, "output") == expected
+
+
+@pytest.mark.parametrize(
+    ("tree", "key", "text"),
+    [
+        (
+            {"age": 1},
+            "aeg",
+            "There is no output 'aeg': the output is {'age': int}. Did you mean 'age'? There are 'age'.",
+        ),
+        ((1, 2), 2, "There is no output 2: the output is (int, int)."),
+        ((1, 2), "count", "There is no output 'count': the output is (int, int)."),
+        (Pair(1, 2), "frist", "There is no output 'frist': the output is (int, int). Did you mean 'first'? There are "),
+        (torch.ones(2), "shape", "There is no output 'shape': the output is float32 (2,) cpu."),
+        (torch.ones(2), 0, "There is no output 0: the output is float32 (2,) cpu."),
+    ],
+)
+def test_a_part_that_is_not_there_is_named(tree, key, text):
+    with pytest.raises(MismatchError) as error:
+        pick(tree, key, "output")
+    assert str(error.value).startswith(text)

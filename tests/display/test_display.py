@@ -217,3 +217,18 @@ def test_the_bar_takes_itself_away_and_leaves_rows(monkeypatch, capsys):
     assert [row[0] for row in rows[1:]] == ["1/2", "2/2"]
     assert rows[1][3:5] == ["-", "-"]
     assert len(rows[2]) == 6
+
+
+@pytest.mark.parametrize("verbose", [2, "table", "bar"])
+def test_a_matrix_is_kept_but_not_shown(verbose, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: verbose == "bar", raising=False)
+    model = kt.Model(nn.Linear(3, 2))
+    model.compile("cross_entropy", "sgd", ["accuracy", "confusion_matrix", kt.metrics.Recall(average=None, on="val")])
+    data = (torch.randn(8, 3), torch.arange(8) % 2)
+    history = model.fit(2, data, data, verbose=verbose)
+    shown = capsys.readouterr().out
+    assert "val_accuracy" in shown
+    assert "confusion_matrix" not in shown
+    assert "recall" not in shown
+    assert history["val_confusion_matrix"][1].shape == (2, 2)
+    assert history["val_recall"][1].shape == (2,)
