@@ -66,9 +66,10 @@ class Session:
             NotCompiledError: There is none.
         """
         if self.recipe is None:
-            raise NotCompiledError(
-                f"{what} needs a loss. First type model.compile(loss=..., optimizer=..., metrics=...)."
-            )
+            own = self.own_step("train_step") is not None
+            needed = "model.compile()" if own else "a loss"
+            arguments = "" if own else "loss=..., optimizer=..., metrics=..."
+            raise NotCompiledError(f"{what} needs {needed}. First type model.compile({arguments}).")
         return self.recipe
 
     def present(self, what: str) -> tuple[Run, Hooks]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -180,7 +181,19 @@ def _note(own: OwnStep, metrics: MetricSet, batch: Batch) -> None:
             f"A step of your own must return a dict of values, such as {{'loss': loss}}; got {values!r}. "
             "It may return None where it has called the ordinary one by super()."
         )
+    if not noted and not before:
+        _warn_of_unmeasured(metrics, values)
     twice = [name for name in values if noted and name in metrics.noted]
     if twice:
         raise MismatchError(f"The ordinary step has noted {twice[0]!r} already; return it under another name.")
     metrics.record(values, batch.size, counts=not noted)
+
+
+def _warn_of_unmeasured(metrics: MetricSet, values: Mapping[str, Any]) -> None:
+    missing = [name for name in metrics.metrics if name not in values]
+    if missing:
+        warnings.warn(
+            f"The compiled metric {missing[0]!r} is not measured: the step of your own does not return it. Return "
+            f"{{..., {missing[0]!r}: ...}}, or call super().train_step(batch).",
+            stacklevel=2,
+        )

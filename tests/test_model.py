@@ -439,10 +439,15 @@ def test_two_optimizers_need_neither_loss_nor_optimizer_in_compile():
             return {"loss": loss}
 
     model = Two()
+    with pytest.raises(NotCompiledError, match=r"fit needs model.compile\(\). First type model.compile\(\)\."):
+        model.fit(3, make_data()[0], verbose=0)
     model.compile(metrics=["accuracy"])
     assert model.loss_func is None
     before = copy.deepcopy(model.state_dict())
-    history = model.fit(3, make_data()[0], verbose=0)
+    with pytest.warns(
+        UserWarning, match="The compiled metric 'accuracy' is not measured: the step of your own does not"
+    ):
+        history = model.fit(3, make_data()[0], verbose=0)
     assert history["loss"][2] < history["loss"][0]
     assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(MismatchError, match="No loss was compiled"):

@@ -44,5 +44,5 @@ def optimizer(spec: Any) -> Optimizer | OptimizerFactory:
         return cast(OptimizerFactory, spec)
     raise TypeError(
         "optimizer is an optimizer, a name such as 'adam', a class of torch.optim, "
-        f"or functools.partial(torch.optim.SGD, lr=0.01); got {spec!r}."
+        f"or functools.partial(torch.optim.SGD, lr=0.01); got {spec!r}. For several, override train_step(batch)."
     )

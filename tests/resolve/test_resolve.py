@@ -243,7 +243,7 @@ def test_an_unknown_optimizer_is_named_with_a_suggestion():
 def test_what_is_no_optimizer_is_refused(spec):
     assert message(TypeError, resolve.optimizer, spec) == (
         "optimizer is an optimizer, a name such as 'adam', a class of torch.optim, "
-        f"or functools.partial(torch.optim.SGD, lr=0.01); got {spec!r}."
+        f"or functools.partial(torch.optim.SGD, lr=0.01); got {spec!r}. For several, override train_step(batch)."
     )
 
 
