@@ -1,0 +1,101 @@
+"""A table of the epochs in a file."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kerastorch.hooks import Callback, Logs
+
+_NO_METRICS = ("lr", "seconds", "samples_per_second")  # an epoch has these once, not for training and validation
+
+
+class CSVLogger(Callback):
+    """Writes one line per epoch: its number from 0, and every value of the logs by name.
+
+    Each line is on its way to the disk when the next epoch begins, and the file is not kept open, so nothing is lost
+    whatever ends training. What an epoch does not have is `NA`, NaN is `nan`, several numbers are a list `[0.5, 1.0]`.
+
+    The columns are those of the first epoch, and those that its validation would have had.
+
+    Example:
+        >>> kt.callbacks.CSVLogger("runs/cifar10.csv")
+
+    Args:
+        filename: The file; directories are made. It is overwritten when the first epoch ends.
+        separator: One character between the values.
+        append: Add lines to a file that is there, in the columns that it has; also in a second `fit`.
+
+    Attributes:
+        columns: The names in the first line.
+
+    Raises:
+        ValueError: `separator` is not one character; or, at the start of training, the file has no column `epoch`.
+    """
+
+    def __init__(self, filename: str | Path, separator: str = ",", append: bool = False) -> None:
+        if len(separator) != 1:
+            raise ValueError(f"separator is one character, such as ',' or ';' or '\\t'; got {separator!r}.")
+        self.filename = Path(filename)
+        self.separator = separator
+        self.append = append
+        self.columns: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"CSVLogger({str(self.filename)!r}, {self.separator!r}, append={self.append})"
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """See that the file can be written, before an epoch is spent."""
+        self.filename.parent.mkdir(parents=True, exist_ok=True)
+        with self.filename.open("a", encoding="utf-8"):
+            pass
+        self.columns = self._columns_of_file() if self.append else []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Write a line, the first time with a line of names before it."""
+        if not self.columns:
+            self.columns = ["epoch", *self._expected(logs)]
+            self._write(self.columns, "w")
+        unknown = [name for name in logs if name not in self.columns]
+        if unknown:
+            warnings.warn(
+                f"{self.filename} has no column for {', '.join(unknown)}, which the first epoch lacked; left out.",
+                stacklevel=2,
+            )
+        row = {"epoch": epoch, **logs}
+        self._write([_cell(row.get(name)) for name in self.columns], "a")
+
+    def _write(self, row: Iterable[Any], mode: str) -> None:
+        with self.filename.open(mode, newline="", encoding="utf-8") as file:
+            csv.writer(file, delimiter=self.separator).writerow(row)
+
+    def _columns_of_file(self) -> list[str]:
+        with self.filename.open(newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file, delimiter=self.separator), [])
+        if columns and "epoch" not in columns:
+            raise ValueError(
+                f"{self.filename} begins with {columns}, without a column 'epoch'. Is another separator than "
+                f"{self.separator!r} used there, or is it no file of CSVLogger?"
+            )
+        return columns
+
+    def _expected(self, logs: Logs) -> list[str]:
+        """Return the names of an epoch, with those of a validation that is still to come."""
+        trains, validates = self.run.state.metrics.metrics, self.run.val_metrics.metrics
+        trained = [name for name in logs if not name.startswith("val_") and name not in _NO_METRICS]
+        both = [name for name in trained if name not in trains or name in validates]
+        measured = [*both, *(name for name in validates if name not in trains)]
+        validated = [f"val_{prefix}{name}" for prefix in self.run.val_sets for name in measured]
+        has_validation = any(name.startswith("val_") for name in logs)
+        rest = [name for name in logs if name not in trained]
+        return list(dict.fromkeys([*trained, *([] if has_validation else validated), *rest]))
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return "NA"
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value

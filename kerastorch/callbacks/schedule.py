@@ -1,0 +1,204 @@
+"""Learning rates that follow a plan."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, Literal, cast
+
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from kerastorch.callbacks.rates import optimizer_of, rates_of, set_rates
+from kerastorch.history import format_number
+from kerastorch.hooks import Callback, Logs
+
+_Kind = Literal["scheduler", "factory", "of epoch", "of epoch and rate"]
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class LearningRateScheduler(Callback):
+    """Sets the learning rate by a function of the epoch, or by a scheduler of torch.
+
+    The `lr` of the history is what the epoch was trained with; with `interval="step"`, what its last step was.
+
+    A scheduler of torch goes on in a second `fit`, as its optimizer does; one that is built here is built anew where
+    `compile` made a new optimizer. A function sees the number of the epoch.
+
+    Example:
+        >>> kt.callbacks.LearningRateScheduler(lambda epoch, lr: lr * 0.9)
+        >>> kt.callbacks.LearningRateScheduler(partial(StepLR, step_size=10))
+        >>> kt.callbacks.LearningRateScheduler(partial(OneCycleLR, max_lr=0.1, total_steps=9000), interval="step")
+
+    Args:
+        schedule: One of these:
+            a function `f(epoch, lr)` or `f(epoch)` that returns the learning rate for the epoch, counted from 0; `lr`
+            is the present one. It is that of the first parameter group, the others keep their ratio to it;
+            a scheduler of `torch.optim.lr_scheduler`, made for the optimizer that trains;
+            a class of them, or a function, whose first parameter is named `optimizer`: it is called with that.
+        interval: When a scheduler of torch makes a step: after each `"epoch"`, or each `"step"` of the optimizer.
+        verbose: 1 to print the learning rate as each epoch begins.
+
+    Attributes:
+        scheduler: The scheduler of torch; None for a function of the epoch.
+        ratios: The learning rate of each parameter group as a multiple of the first.
+        followed: With `interval="step"`, the count of the optimizer's steps that `scheduler` has followed. It is one
+            behind from the end of a batch to the beginning of the next, or to the end of the epoch, so that the `lr`
+            of the history is one that was used. None when nothing is trained.
+
+    Raises:
+        TypeError: `schedule` is none of these; or what it returns, in training.
+        ValueError: Another interval; in training, a learning rate that is negative or no number.
+    """
+
+    def __init__(
+        self,
+        schedule: LRScheduler | Callable[..., Any],
+        *,
+        interval: Literal["epoch", "step"] = "epoch",
+        verbose: int = 0,
+    ) -> None:
+        if interval not in ("epoch", "step"):
+            raise ValueError(f"interval is 'epoch' or 'step'; got {interval!r}.")
+        self.schedule = schedule
+        self.interval = interval
+        self.verbose = verbose
+        self._kind = _kind(schedule)
+        if self._kind not in ("scheduler", "factory") and interval == "step":
+            raise ValueError("A function gives one learning rate per epoch. For one per step: LambdaLR of torch.")
+        self.scheduler = schedule if isinstance(schedule, LRScheduler) else None
+        self.ratios: list[float] = []
+        self.followed: int | None = None
+        self._optimizer: Optimizer | None = None
+
+    def __repr__(self) -> str:
+        return f"LearningRateScheduler({_named(self.schedule)}, interval={self.interval!r}, verbose={self.verbose})"
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Take hold of the optimizer, if it is another than in the last `fit`."""
+        if self._kind == "scheduler" and self.run.state.optimizer is None:
+            return  # the optimizer is one of the user's own train_step
+        optimizer = optimizer_of(self)
+        if optimizer is self._optimizer:
+            return
+        self._optimizer = optimizer
+        if self._kind == "factory":
+            self.scheduler = _built(self.schedule, optimizer)
+        elif self._kind == "scheduler":
+            _warn_of_another(self.schedule, optimizer)
+        else:
+            rates = rates_of(optimizer)
+            self.ratios = [rate / rates[0] if rates[0] else 1.0 for rate in rates]
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        """Set the learning rate for the epoch."""
+        if self.scheduler is None:
+            optimizer = optimizer_of(self)
+            present = (rates_of(optimizer)[0],) if self._kind == "of epoch and rate" else ()
+            rate = _checked(cast(Callable[..., Any], self.schedule)(epoch, *present), epoch)
+            set_rates(optimizer, [rate * ratio for ratio in self.ratios])
+        if self.verbose:
+            optimizer = optimizer_of(self) if self.scheduler is None else self.scheduler.optimizer
+            print(f"Epoch {epoch + 1}: the learning rate is {format_number(rates_of(optimizer)[0])}.", flush=True)
+
+    def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
+        """Follow the optimizer's step of the batch before."""
+        self._follow()
+        self.followed = self.run.state.step
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Make the step of the epoch, or of its last batch; `lr` is in the logs already."""
+        if self.interval == "epoch" and self.scheduler is not None:
+            self.scheduler.step()
+        self._follow()
+
+    def on_train_end(self, logs: Logs) -> None:
+        """Follow the last step of an epoch that was not finished."""
+        self._follow()
+        self.followed = None
+
+    def on_exception(self, error: BaseException) -> None:
+        """Follow the last step: the next `fit` goes on with an optimizer that made it."""
+        self._follow()
+        self.followed = None
+
+    def _follow(self) -> None:
+        if self.interval == "epoch" or self.followed is None or self.scheduler is None:
+            return
+        while self.followed < self.run.state.step:
+            self.followed += 1  # first: where the scheduler is at its end and raises, it is not asked again
+            self.scheduler.step()
+
+
+def _kind(schedule: Any) -> _Kind:
+    """Tell what was given.
+
+    Raises:
+        TypeError: It is nothing that gives learning rates.
+    """
+    if isinstance(schedule, lr_scheduler.ReduceLROnPlateau) or schedule is lr_scheduler.ReduceLROnPlateau:
+        raise TypeError("ReduceLROnPlateau of torch must be told a value. Use kt.callbacks.ReduceLROnPlateau(...).")
+    if isinstance(schedule, LRScheduler):
+        return "scheduler"
+    if not callable(schedule):
+        raise TypeError(
+            "schedule is a function f(epoch, lr) or f(epoch), or a scheduler of torch.optim.lr_scheduler; "
+            f"got {schedule!r}."
+        )
+    try:
+        parameters = list(inspect.signature(schedule).parameters.values())
+    except ValueError:  # something built in, which does not tell
+        return "of epoch"
+    if parameters and parameters[0].name == "optimizer":
+        return "factory"
+    return "of epoch and rate" if _takes_rate(parameters) else "of epoch"
+
+
+def _takes_rate(parameters: Sequence[inspect.Parameter]) -> bool:
+    # A default counts only under a name that means a learning rate: f(epoch, decay=0.9) is a function of the epoch
+    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
+        return True
+    second = [parameter for parameter in parameters if parameter.kind in _POSITIONAL][1:2]
+    return any(
+        parameter.default is inspect.Parameter.empty or parameter.name in ("lr", "learning_rate")
+        for parameter in second
+    )
+
+
+def _built(factory: Any, optimizer: Optimizer) -> LRScheduler:
+    scheduler = factory(optimizer)
+    if not isinstance(scheduler, LRScheduler) or _kind(scheduler) != "scheduler":
+        raise TypeError(
+            f"{_named(factory)} must return a scheduler of torch.optim.lr_scheduler; it returned {scheduler!r}."
+        )
+    return scheduler
+
+
+def _named(schedule: Any) -> str:
+    if isinstance(schedule, LRScheduler):
+        return f"{type(schedule).__name__}(...)"
+    return getattr(schedule, "__name__", None) or repr(schedule)
+
+
+def _warn_of_another(scheduler: Any, optimizer: Optimizer) -> None:
+    if scheduler.optimizer is not optimizer:
+        name = type(scheduler).__name__
+        warnings.warn(
+            f"{name} was made for another optimizer than the one that trains. Type {name}(model.optimizer, ...) after "
+            f"compile, or LearningRateScheduler(functools.partial({name}, ...)).",
+            stacklevel=2,
+        )
+
+
+def _checked(rate: Any, epoch: int) -> float:
+    if not isinstance(rate, Real) and getattr(rate, "ndim", None) != 0:
+        raise TypeError(
+            f"The schedule must return the learning rate, a number; for epoch {epoch} it returned {rate!r}."
+        )
+    number = float(cast(float, rate))
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"A learning rate is a number from 0; for epoch {epoch} the schedule returned {number}.")
+    return number
