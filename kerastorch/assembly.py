@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -140,6 +141,8 @@ class Session:
         if state.optimizer is None:
             state.optimizer = given if isinstance(given, Optimizer) else _built(given, state.module)
             self._parameters = list(state.module.parameters())
+            if state.optimizer is not given:
+                self._frozen = [parameter for parameter in self._parameters if not parameter.requires_grad]
             checks.optimizer_fits(state.optimizer, state.module)
         return state.optimizer
 
@@ -170,6 +173,15 @@ class Session:
             checks.optimizer_fits(optimizer, module)
         else:
             checks.same_parameters(module, self._parameters)
+
+    def _thaw(self) -> None:
+        self.take_in_unfrozen()
+        state = self.state
+        if state.optimizer is not None:
+            try:
+                checks.unfrozen_are_held(state.optimizer, state.module, self._frozen)
+            except MismatchError as error:  # a run is not ended for it
+                warnings.warn(str(error), stacklevel=2)
 
     @contextmanager
     def begin(
@@ -208,7 +220,7 @@ class Session:
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
         transfer = [] if has_transfer else [DeviceTransfer("auto" if recipe is None else recipe.device)]
         # What a callback unfreezes is trained from the next epoch on
-        thawing = [LambdaCallback(on_epoch_begin=lambda epoch, logs: self.take_in_unfrozen())] if trains else []
+        thawing = [LambdaCallback(on_epoch_begin=lambda epoch, logs: self._thaw())] if trains else []
         hooks = Hooks([*transfer, *own, *display(verbose), *thawing], run, self._model)
         self._give_steps(run, hooks)
         for note in feed.notes if verbose else ():

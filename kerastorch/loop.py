@@ -63,6 +63,7 @@ def fit(run: Run, hooks: Hooks) -> History:
 def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
     """Train on every batch once, from the first that is not finished."""
     state, data = run.state, run.train_data
+    run.call = None  # validation data may have had another form
     if state.batch == 0:
         state.begin_epoch()
         hooks.emit("on_epoch_begin", epoch, {})
@@ -96,7 +97,7 @@ def test_epochs(run: Run, hooks: Hooks) -> dict[str, Any]:
 
 def test_epoch(run: Run, hooks: Hooks, data: DataSource) -> dict[str, Any]:
     """Evaluate every batch once. Net, modes and random numbers are afterwards as they were."""
-    run.val_data, metrics = data, run.val_metrics
+    run.val_data, run.call, metrics = data, None, run.val_metrics
     metrics.reset()
     with isolate.evaluation(run.state.module):
         hooks.emit("on_test_begin", {})

@@ -42,8 +42,8 @@ class Run:
         stop_reason: Why training ends early; None as long as it does not.
         interrupted: It ends inside the epoch, which then is not finished.
         current: The batch that is worked on, for the note on an error.
-        call: The net as a function of a batch's `x`; decided at the first batch.
-        unchecked: Whether the first batch of `"train"` and `"test"` data is still to be looked at.
+        call: The net as a function of a batch's `x`; decided at the first batch of data.
+        checked: The data whose first batch was looked at, by their names.
     """
 
     state: TrainState
@@ -66,7 +66,7 @@ class Run:
     interrupted: bool = False
     current: Batch | None = None
     call: Callable[[Any], Any] | None = None
-    unchecked: set[str] = field(default_factory=lambda: {"train", "test"})
+    checked: set[str] = field(default_factory=set)
 
     def stop(self, reason: str) -> None:
         """End training after this batch; validation and the end of the epoch still come."""

@@ -31,8 +31,8 @@ def train_step(run: Run, hooks: Hooks, batch: Batch) -> None:
         raise NotCompiledError("A net cannot be trained without an optimizer.")
     output = forward(run, batch)
     loss, terms = loss_of(run, output, batch, "train")
-    seen = detached(prediction(run, output, batch))
-    state.metrics.update(terms, seen, batch)  # before the weights that it came from change
+    seen = detached(output)
+    state.metrics.update(terms, seen, batch, prediction(run, seen, batch))  # before the weights it came from change
     clear_gradients(optimizer)
     run.strategy.backward(loss)
     hooks.emit("on_optimizer_step_begin", state.step)
@@ -54,7 +54,7 @@ def evaluate_step(run: Run, batch: Batch) -> None:
     """Forward and loss; gradients are off."""
     output = forward(run, batch)
     _, terms = loss_of(run, output, batch, "test")
-    run.val_metrics.update(terms, prediction(run, output, batch), batch)
+    run.val_metrics.update(terms, output, batch, prediction(run, output, batch))
 
 
 def predict_step(run: Run, batch: Batch) -> Any:
@@ -124,14 +124,15 @@ def loss_of(run: Run, output: Any, batch: Batch, phase: str) -> tuple[Tensor, Se
     objective = run.loss if phase == "test" or run.train_loss is None else run.train_loss
     if objective is None:
         raise NotCompiledError("A net cannot be evaluated without a loss.")
-    if phase not in run.unchecked:
+    data = run.train_data if phase == "train" else run.val_data
+    if data.name in run.checked:
         return objective.terms(output, batch)
     checks.first_batch(objective, output, batch)
     loss, terms = objective.terms(output, batch)
     checks.loss_value(loss, objective.name, training=phase == "train")
     if phase == "train":
         checks.nothing_missing(loss, batch)
-    run.unchecked.discard(phase)
+    run.checked.add(data.name)
     return loss, terms
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ def _alike(tree: Any, values: dict[Any, Any]) -> Any:
     if type(tree) is dict:
         return values
     if all(isinstance(key, str) for key in values):
-        return type(tree)(**values)  # output classes of model libraries are dicts that take their fields as keywords
+        with suppress(TypeError):  # a class of the user's own may take something else
+            return type(tree)(**values)  # output classes of model libraries take their fields as keywords
     twin = copy.copy(tree)
     twin.update(values)
     return twin
@@ -77,8 +79,8 @@ def pick(tree: Any, key: str | int, what: str) -> Any:
             return tree[key]
     else:
         known = list(getattr(tree, "_fields", ())) or None
-        has_methods_only = known is None and isinstance(tree, (Tensor, tuple, list))
-        if not has_methods_only and hasattr(tree, key):
+        is_method = isinstance(tree, Tensor) or (isinstance(tree, (tuple, list)) and hasattr([()], key))
+        if hasattr(tree, key) and not is_method:
             return getattr(tree, key)
     names = "" if known is None else f" There are {', '.join(map(repr, known))}."
     hint = did_you_mean(key, known) if known and isinstance(key, str) else ""

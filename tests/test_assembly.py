@@ -118,7 +118,7 @@ def test_an_optimizer_that_was_given_needs_what_is_unfrozen():
     fit(model)
     model.unfreeze()
     with pytest.raises(
-        MismatchError, match=r"backbone.0.weight was frozen when model.compile was called.*compile.*again"
+        MismatchError, match=r"backbone.0.weight was frozen when the optimizer was made.*compile.*again"
     ):
         fit(model)
     model.compile("cross_entropy", torch.optim.SGD(model.parameters(), 0.1))
@@ -132,7 +132,7 @@ def test_groups_from_a_function_need_what_is_unfrozen():
     model.compile("cross_entropy", lambda _: torch.optim.SGD(kt.optimizers.groups(model, rules), 0.1))
     fit(model)
     model.unfreeze()
-    with pytest.raises(MismatchError, match=r"was frozen when model.compile was called"):
+    with pytest.raises(MismatchError, match=r"was frozen when the optimizer was made"):
         fit(model)
 
 
@@ -167,3 +167,22 @@ def test_groups_have_their_own_learning_rates():
     fit(model)
     same = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
     assert same == ["head.weight", "head.bias"]
+
+
+def test_groups_that_are_made_late_need_what_is_unfrozen():
+    model = kt.Model(make())
+    model.compile("cross_entropy", lambda _: torch.optim.SGD(kt.optimizers.groups(model, {"*.bias": {"lr": 0.5}}), 0.1))
+    model.freeze("backbone")
+    fit(model)
+    model.unfreeze()
+    with pytest.raises(MismatchError, match=r"backbone.0.weight was frozen when the optimizer was made"):
+        fit(model)
+
+
+def test_a_callback_that_unfreezes_what_the_optimizer_does_not_hold_is_warned():
+    model = kt.Model(make())
+    model.freeze("backbone")
+    model.compile("cross_entropy", torch.optim.SGD(model.head.parameters(), 0.1))
+    thaw = kt.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: model.unfreeze())
+    with pytest.warns(UserWarning, match="was frozen when the optimizer was made"):
+        fit(model, callbacks=[thaw])

@@ -199,3 +199,27 @@ def test_a_last_batch_that_is_not_full_can_be_left_out():
     model.fit(1, data(9), batch_size=4, drop_last=True, verbose=0)
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         model.fit(1, data(9), batch_size=4, verbose=0)
+
+
+def test_the_first_batch_of_every_validation_set_is_checked():
+    model = kt.Model(nn.Linear(3, 1))
+    model.compile("mse", "sgd")
+    column = torch.randn(40, 1)
+    with pytest.raises(MismatchError, match="MSELoss compares element by element"):
+        model.fit(1, (data()[0], column), {"a": (data()[0], column), "b": (data()[0], column[:, 0])}, verbose=0)
+
+
+def test_validation_data_may_have_another_form_than_training_data():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, a, b):
+            return self.layer(a + b)
+
+    x, y = data()
+    model = compiled(Sum())
+    pairs, named = ((x, x), y), ({"a": x, "b": x}, y)
+    history = model.fit(2, pairs, {"pairs": pairs, "named": named}, verbose=0)
+    assert history["val_pairs_loss"] == history["val_named_loss"]

@@ -269,6 +269,7 @@ def test_a_tensor_that_is_there_is_not_copied():
         (Pair(1, 2), 1, 2),
         (ModelOutput(logits=torch.ones(1)), "logits", torch.ones(1)),
         (SimpleNamespace(a=3), "a", 3),
+        (torch.tensor([3, 1]).topk(1), "indices", 0),
     ],
 )
 def test_a_part_is_picked_by_its_name_or_its_place(tree, key, expected):
@@ -294,3 +295,16 @@ def test_a_part_that_is_not_there_is_named(tree, key, text):
     with pytest.raises(MismatchError) as error:
         pick(tree, key, "output")
     assert str(error.value).startswith(text)
+
+
+def test_a_dict_of_the_users_own_that_takes_something_else_is_copied():
+    class Named(dict):
+        def __init__(self, title):
+            super().__init__()
+            self.title = title
+
+    tree = Named("a title")
+    tree["a"] = 1
+    mapped = map_leaves(lambda leaf: leaf + 1, tree)
+    assert (type(mapped), mapped["a"], mapped.title) == (Named, 2, "a title")
+    assert tree["a"] == 1

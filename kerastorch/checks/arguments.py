@@ -34,7 +34,7 @@ def one_validation(data: Any, share: float | None, stratify: Any) -> None:
     """
     if data is not None and share is not None:
         raise ValueError("dl_val and validation_split are two things to validate on; give one of them.")
-    if share is None and stratify is not False:
+    if share is None and stratify is not False and stratify is not None:
         raise ValueError("stratify says how to split; say validation_split=0.2 as well.")
 
 

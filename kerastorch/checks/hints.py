@@ -101,8 +101,7 @@ _HINTS: list[tuple[str, str | Hint]] = [
     (r"expected input\[.*\] to have (\d+) channels", _channels),
     (r"input to conv\dd, but got input of size", _no_channels),
     (r"mat1 and mat2 shapes cannot be multiplied \((\d+)x(\d+) and (\d+)x\d+\)", _features),
-    (r"missing \d+ required positional argument|positional arguments? but \d+ were given", _arguments),
-    (r"got an unexpected keyword argument|must be Tensor, not (dict|tuple|list)", _arguments),
+    (r"forward\(\) (missing|takes|got an unexpected)|must be Tensor, not (dict|tuple|list)", _arguments),
     (
         r"Kernel size can't be greater than|Output size is too small",
         "The images are smaller than the layers need. Make them larger, or take away pooling or give padding=.",

@@ -78,6 +78,6 @@ def unfrozen_are_held(optimizer: Optimizer, module: nn.Module, frozen: list[nn.P
     lost = [name for name, part in module.named_parameters() if part.requires_grad and id(part) in unknown]
     if lost:
         raise MismatchError(
-            f"{lost[0]} was frozen when model.compile was called, and its optimizer does not hold it, so it would not "
-            "be trained. Call model.compile(...) again after unfreeze, with a new optimizer."
+            f"{lost[0]} was frozen when the optimizer was made, which does not hold it, so it would not be trained. "
+            "Call model.compile(...) again after unfreeze, with a new optimizer."
         )

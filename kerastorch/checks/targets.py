@@ -108,6 +108,8 @@ def _labels(loss: Loss, output: Tensor, target: Tensor) -> None:
     if tuple(target.shape) != expected:
         hint = " Type y.squeeze(1)." if tuple(target.shape) == (expected[0], 1, *expected[1:]) else ""
         hint = " One-hot labels: type y.argmax(1)." if target.shape == output.shape else hint
+        if target.shape == output.shape[:-1]:
+            hint = " The scores of the classes belong in dimension 1: end forward with output.movedim(-1, 1)."
         raise MismatchError(f"{loss.name} needs labels of the shape {expected}; got {_both(output, target)}.{hint}")
     if target.dtype != torch.int64 and not (target.dtype == torch.uint8 and target.ndim == 1):  # as torch has it
         raise MismatchError(f"{loss.name} needs labels as int64; got {describe(target)}. {_LONG}")

@@ -60,6 +60,7 @@ class Metric(ABC):
     Attributes:
         on: What it is measured on: `"train"`, `"val"` or `"both"`.
         running: Whether it is shown while an epoch runs. One that keeps all rows is too costly for that.
+        whole: Whether it is given all that the net gave, also where that holds a loss beside the predictions.
 
     Example:
         >>> class Bias(kt.metrics.Metric):
@@ -69,6 +70,7 @@ class Metric(ABC):
 
     on: On = "both"
     running: bool = True
+    whole: bool = False
 
     def __init__(self, *, on: On = "both") -> None:
         if on not in get_args(On):

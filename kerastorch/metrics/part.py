@@ -26,6 +26,8 @@ class OnOutput(Metric):
         >>> model.compile(metrics={"depth_mae": kt.metrics.OnOutput(kt.metrics.MeanAbsoluteError(), "depth")})
     """
 
+    whole = True
+
     def __init__(self, metric: Metric, key: str | int) -> None:
         super().__init__(on=metric.on)
         self.metric = metric

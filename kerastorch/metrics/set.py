@@ -39,11 +39,14 @@ class MetricSet(Mapping[str, float]):
         """Forget everything; an epoch begins."""
         self.samples = 0
         self._sums: dict[str, list[Sum]] = {}
+        self._recorded: set[str] = set()
         self._values: dict[str, float] | None = None
         for metric in self.metrics.values():
             metric.reset()
 
-    def update(self, losses: Sequence[tuple[str, Tensor, Weight]], output: Any, batch: Batch) -> None:
+    def update(
+        self, losses: Sequence[tuple[str, Tensor, Weight]], output: Any, batch: Batch, prediction: Any = None
+    ) -> None:
         """Take in one batch.
 
         Args:
@@ -51,11 +54,13 @@ class MetricSet(Mapping[str, float]):
                 adds the losses up. Without `factors` it is one loss, `"loss"`.
             output: What the net gave, detached.
             batch: What it was given.
+            prediction: The part of the output that metrics of one output see; all of it by default.
         """
+        seen = output if prediction is None else prediction
         for name, loss, weight in losses:
             self._add_loss(name, _read_if_free(loss), None if weight is None else _read_if_free(weight))
         for name, metric in self.metrics.items():
-            self._add(name, metric.measure(output, batch.y, batch.weight, batch.size))
+            self._add(name, metric.measure(output if metric.whole else seen, batch.y, batch.weight, batch.size))
         self.samples += batch.size
         self._values = None
 
@@ -72,6 +77,7 @@ class MetricSet(Mapping[str, float]):
             size: Samples in the batch.
             counts: Whether the samples are new ones.
         """
+        self._recorded.update(values)
         for name, value in values.items():
             self._add(name, (one_number(value, f"The value {name!r} of a step") * size, size))
         self.samples += size * counts
@@ -136,14 +142,15 @@ class MetricSet(Mapping[str, float]):
 
     def _value(self, name: str, parts: list[Any], gather: Gather | None) -> Value:
         metric = self.metrics.get(name)
-        if metric is None:
+        if metric is None or name in self._recorded:  # the mean of what a step of the user's own has measured
             return ratio(parts)
         value = metric.value(parts) if gather is None else metric.value_of_all(parts, gather)
         return as_value(value, f"The metric {name!r}")
 
     def _running(self) -> dict[str, float]:
         if self._values is None:
-            names = [name for name in self._sums if name not in self.metrics or self.metrics[name].running]
+            known = self.metrics.keys() - self._recorded
+            names = [name for name in self._sums if name not in known or self.metrics[name].running]
             values = self._read(names, None, None)
             self._values = {name: value for name, value in values.items() if isinstance(value, float)}
         return self._values

@@ -140,3 +140,15 @@ def test_there_is_no_hint_where_nothing_is_known(text, x):
 
 def test_an_error_of_our_own_needs_no_hint():
     assert hint(kt.errors.DataError("out of memory"), None, nn.Linear(1, 1)) is None
+
+
+@pytest.mark.parametrize("place", ["metric", "loss"])
+def test_a_function_of_the_users_own_with_other_arguments_is_no_matter_of_inputs(place, capfd):
+    model = kt.Model(nn.Linear(3, 1))
+    if place == "metric":
+        model.compile("mse", "sgd", {"wrong": lambda output: 0.0})
+    else:
+        model.compile(lambda output: output.mean(), "sgd")
+    with pytest.raises(TypeError) as error:
+        model.fit(1, (torch.zeros(4, 3), torch.zeros(4, 1)), verbose=0)
+    assert "A tuple is spread" not in (notes(error) or capfd.readouterr().err)

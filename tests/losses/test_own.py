@@ -201,3 +201,26 @@ def test_a_dict_without_a_loss_is_named():
     model.compile(optimizer="sgd")
     with pytest.raises(MismatchError, match="must return a loss, or a dict with 'loss'; got a dict of 'a'"):
         model.fit(1, data(), verbose=0)
+
+
+def test_metrics_of_one_output_see_what_is_beside_the_loss():
+    x, labels = data()
+    net = Net()
+    model = kt.Model(net)
+    model.compile(optimizer="sgd", metrics={"logits": ["accuracy"], "same": "accuracy"})
+    values = model.evaluate({"values": x, "labels": labels}, batch_size=4)
+    assert values["logits_accuracy"] == values["same"]
+
+
+def test_a_net_that_cannot_do_without_labels_is_given_them():
+    class Needs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, values, labels):
+            return self.layer(values) + labels[:, None]
+
+    x, labels = data()
+    model = kt.Model(Needs())
+    assert model.predict({"values": x, "labels": labels}, batch_size=4).shape == (10, 4)

@@ -11,6 +11,7 @@ from kerastorch.data import Batch
 from kerastorch.errors import MismatchError
 from kerastorch.losses import Loss
 from kerastorch.metrics import (
+    AUROC,
     F1,
     Accuracy,
     ConfusionMatrix,
@@ -20,6 +21,7 @@ from kerastorch.metrics import (
     MeanSquaredError,
     Metric,
     MetricSet,
+    RootMeanSquaredError,
     Rows,
     Task,
     named,
@@ -552,3 +554,14 @@ def test_sums_may_be_on_several_devices():
     for _ in range(2):
         metrics.update([("loss", torch.tensor(3.0, device="cuda"), 2)], output, Batch(0, None, output * 2, size=2))
     assert dict(metrics) == {"loss": 3.0, "own": 0.5, "mse": 1.0}
+
+
+def test_what_a_step_has_measured_itself_is_averaged_whatever_the_metric_makes_of_sums():
+    metrics = MetricSet({"rmse": RootMeanSquaredError(), "f1": F1(), "auroc": AUROC()})
+    metrics.record({"rmse": 1.0, "f1": 0.25, "auroc": 0.5}, 3)
+    metrics.record({"rmse": 2.0, "f1": 0.75, "auroc": 0.5}, 1)
+    assert metrics.result() == {"rmse": 1.25, "f1": 0.375, "auroc": 0.5}
+    assert dict(metrics) == metrics.result()
+    metrics.reset()
+    metrics.record({"rmse": 4.0}, 1)
+    assert metrics["rmse"] == 4.0
