@@ -241,7 +241,7 @@ class Session:
             metrics = run.state.metrics if trains else run.val_metrics
             metrics.reset()
             (run.train_step if trains else run.evaluate_step)(batch)
-        return metrics.result()
+            return metrics.result()
 
     @contextmanager
     def _running_as(self, run: Run, hooks: Hooks, *, trains: bool) -> Iterator[None]:
@@ -253,6 +253,8 @@ class Session:
             self.running, self._fit = before, fit
             for source in run.sources():
                 source.close()
+            if trains:
+                run.state.metrics.reset()  # metrics may keep every row of an epoch
             if before is not None:  # a callback evaluated in the middle of fit, perhaps with a callback of that fit
                 for callback in before[1].callbacks:
                     callback.run = before[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import math
+import re
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from pathlib import Path
@@ -13,7 +14,23 @@ from typing import Any, Literal, NamedTuple
 from kerastorch.errors import did_you_mean, needs
 
 _MINIMISED = {"loss", "error", "err", "mse", "mae", "rmse", "mape", "perplexity", "ppl", "hinge", "nll", "wer", "cer"}
-_MAXIMISED = {"acc", "accuracy", "auc", "auroc", "f1", "precision", "recall", "iou", "dice", "r2", "map", "ap", "bleu"}
+_MAXIMISED = {
+    "acc",
+    "accuracy",
+    "auc",
+    "auroc",
+    "f1",
+    "precision",
+    "recall",
+    "iou",
+    "dice",
+    "r2",
+    "map",
+    "ap",
+    "bleu",
+    "jaccard",
+    "kappa",
+}
 
 
 def better_direction(name: str) -> Literal["min", "max"]:
@@ -25,7 +42,7 @@ def better_direction(name: str) -> Literal["min", "max"]:
     words = set(name.lower().split("_"))
     if words & _MINIMISED or name.lower().endswith(("loss", "error")):
         return "min"
-    if words & _MAXIMISED or name.lower().endswith("accuracy"):
+    if words & _MAXIMISED or re.search(r"accuracy$|(^|_)top_?\d+$", name.lower()):
         return "max"
     raise ValueError(
         f"Whether a low or a high {name!r} is better cannot be told from its name. Say mode='min' or 'max'."

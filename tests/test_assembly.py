@@ -186,3 +186,11 @@ def test_a_callback_that_unfreezes_what_the_optimizer_does_not_hold_is_warned():
     thaw = kt.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: model.unfreeze())
     with pytest.warns(UserWarning, match="was frozen when the optimizer was made"):
         fit(model, callbacks=[thaw])
+
+
+def test_rows_of_an_epoch_are_not_kept_after_training():
+    model = kt.Model(make())
+    model.compile("cross_entropy", "sgd", ["auroc"])
+    fit(model)
+    assert not model._session.state.metrics
+    assert model.train_on_batch(*data())["auroc"] >= 0

@@ -267,3 +267,8 @@ def test_values_that_are_no_number_are_kept_but_not_shown(tmp_path):
 def test_numbers_are_of_any_kind():
     logs = {"a": 1, "b": 1.5, "c": np.float32(2), "d": torch.tensor(3.0), "e": torch.ones(2), "f": "text", "g": None}
     assert list(numbers(logs)) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("name", ["val_top5", "top_3", "top_5_accuracy", "jaccard", "val_easy_f1", "val_iou"])
+def test_more_is_better_of_what_counts_right_answers(name):
+    assert better_direction(name) == "max"

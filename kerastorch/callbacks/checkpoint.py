@@ -8,6 +8,7 @@ from string import Formatter
 from kerastorch import checkpoint
 from kerastorch.callbacks.monitor import Mode, Monitor
 from kerastorch.errors import did_you_mean
+from kerastorch.history import numbers
 from kerastorch.hooks import Callback, Logs
 from kerastorch.state import TrainState
 
@@ -80,7 +81,7 @@ class ModelCheckpoint(Callback):
             checkpoint.save(self.run.state.state_dict(), path)
 
     def _is_best(self, epoch: int, logs: dict[str, float]) -> bool:
-        if self.monitor.name in logs:
+        if self.monitor.name in numbers(logs):
             return self.monitor.improves(logs)
         if self.monitor.best is not None or (self.run.has_validation and not self.run.validates(epoch)):
             return False

@@ -185,7 +185,7 @@ def nothing_missing(value: Tensor, batch: Batch) -> None:
             strange = 0 if not tensor.is_floating_point() else int((~tensor.isfinite()).sum())
             if strange:
                 raise DataError(
-                    f"The first loss is {float(value):.3g}, and the {what} hold {strange} values that are NaN or "
+                    f"The first loss is {value.item():.3g}, and the {what} hold {strange} values that are NaN or "
                     f"infinite, of {tensor.numel()} in batch {batch.index}. Type torch.nan_to_num(x), or fillna(...) "
                     "or dropna() for a data frame."
                 )

@@ -50,6 +50,8 @@ _ALIASES = {
     "r2_score": "r2",
 }
 
+NAMES = tuple(_METRICS)
+
 
 def named(name: str) -> Metric:
     """Return the metric of a name, in any spelling: `"f1"`, `"F1"`, `"mean_squared_error"`, `"MeanSquaredError"`.

@@ -11,6 +11,7 @@ from torch import nn
 from kerastorch.losses import Loss, Objective, OutputLoss, SeveralLosses
 from kerastorch.losses.several import Key, label
 from kerastorch.metrics import MeanOf, Metric, OnOutput, Task, TorchMetric, named
+from kerastorch.metrics.names import NAMES
 
 _TAKEN = ("loss", "epoch", "lr", "seconds", "samples_per_second")
 _ON_LOGITS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss, nn.SoftMarginLoss)
@@ -94,6 +95,8 @@ def _metric_name(item: Any) -> str:
     if isinstance(item, Metric) and isinstance(getattr(item, "name", None), str):
         return str(item.name)  # type: ignore[attr-defined]
     name = getattr(item, "__name__", type(item).__name__)
+    if name.lower() in NAMES:
+        return str(name).lower()  # IoU: iou
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)  # BinaryAUROC: binary_auroc
     return words.lower().strip("_<>") or "metric"
 

@@ -143,3 +143,12 @@ def test_a_monitor_remembers_the_best():
     monitor = Monitor("loss", "auto")
     assert [monitor.improves({"loss": value}) for value in (2.0, 2.0, 1.0, math.nan)] == [True, False, True, False]
     assert monitor.best == 1.0
+
+
+def test_a_matrix_cannot_be_the_best(tmp_path):
+    model = kt.Model(torch.nn.Linear(3, 2))
+    model.compile("cross_entropy", "sgd", ["confusion_matrix"])
+    checkpoint = kt.callbacks.ModelCheckpoint(tmp_path / "best.pt", "confusion_matrix", save_best_only=True, mode="max")
+    with pytest.warns(UserWarning, match="'confusion_matrix' is not one number, and cannot be monitored"):
+        model.fit(1, (torch.randn(8, 3), torch.arange(8) % 2), callbacks=[checkpoint], verbose=0)
+    assert (tmp_path / "best.pt").exists()

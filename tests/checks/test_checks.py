@@ -519,7 +519,7 @@ MISSING = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]])
     ],
 )
 def test_values_that_are_missing_are_named_before_they_spoil_the_net(batch, what):
-    text = message(DataError, checks.nothing_missing, torch.tensor(float("nan")), batch)
+    text = message(DataError, checks.nothing_missing, torch.tensor(float("nan"), requires_grad=True), batch)
     assert text == (
         f"The first loss is nan, and the {what} hold 2 values that are NaN or infinite, of 4 in batch 0. "
         "Type torch.nan_to_num(x), or fillna(...) or dropna() for a data frame."

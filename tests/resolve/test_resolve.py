@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from kerastorch import resolve
+from kerastorch import metrics, resolve
 from kerastorch.losses import Loss, OutputLoss
 from kerastorch.metrics import Accuracy, MeanAbsoluteError, MeanOf, MeanSquaredError, Metric, Task, TorchMetric
 from kerastorch.resolve import metric
@@ -488,3 +488,9 @@ def test_a_recipe_cannot_be_changed():
     recipe = resolve.Recipe(MSE, torch.optim.Adam, {}, "cpu")
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.device = "cuda"
+
+
+def test_a_metric_object_has_the_name_that_it_has_by_name():
+    objects = [metrics.IoU(), metrics.F1(), metrics.R2(), metrics.AUROC(), metrics.ConfusionMatrix(), metrics.Dice()]
+    names = ["iou", "f1", "r2", "auroc", "confusion_matrix", "dice"]
+    assert list(resolve.metrics(objects, resolve.loss("cross_entropy"))) == names
