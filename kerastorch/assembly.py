@@ -174,6 +174,12 @@ class Session:
         else:
             checks.same_parameters(module, self._parameters)
 
+    def _thawing(self) -> Callback:
+        """Return a callback by which what others unfreeze is trained from the next epoch on."""
+        callback = LambdaCallback(on_epoch_begin=lambda epoch, logs: self._thaw())
+        callback.stage = "weights"  # after the others
+        return callback
+
     def _thaw(self) -> None:
         self.take_in_unfrozen()
         state = self.state
@@ -214,14 +220,13 @@ class Session:
                 self._check_optimizer()
         recipe, own, feed = self.recipe, list(callbacks or ()), feed or Feed()
         run = Run(self.state, self._strategy, self.loss, val_metrics=self._sums("val"), **parts)
-        run.train_data, run.val_sets = feed.train, feed.val_sets
+        run.train_data, run.val_sets, run.verbose = feed.train, feed.val_sets, bool(verbose)
         if feed.by_class is not None:
             run.train_loss = self._weighted(feed.by_class)
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
         transfer = [] if has_transfer else [DeviceTransfer("auto" if recipe is None else recipe.device)]
-        # What a callback unfreezes is trained from the next epoch on
-        thawing = [LambdaCallback(on_epoch_begin=lambda epoch, logs: self._thaw())] if trains else []
-        hooks = Hooks([*transfer, *own, *display(verbose), *thawing], run, self._model)
+        thawing = [self._thawing()] if trains else []
+        hooks = Hooks(_of_this_process([*transfer, *own, *thawing, *display(verbose)], run), run, self._model)
         self._give_steps(run, hooks)
         for note in feed.notes if verbose else ():
             print(note, flush=True)
@@ -277,6 +282,12 @@ class Session:
     def _refuse_inside_fit(self, what: str) -> None:
         if self._fit is not None:
             raise BusyError(f"{what} was called inside fit, and would spoil it. evaluate and predict may be.")
+
+
+def _of_this_process(callbacks: list[Any], run: Run) -> list[Any]:
+    if run.strategy.is_main:
+        return callbacks
+    return [callback for callback in callbacks if getattr(callback, "stage", None) not in ("logger", "display")]
 
 
 def _built(factory: Callable[..., Any], module: nn.Module) -> Optimizer:

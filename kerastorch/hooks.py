@@ -33,6 +33,12 @@ HookName = Literal[
 ]
 HOOKS: tuple[HookName, ...] = get_args(HookName)
 
+Stage = Literal["transfer", "ordinary", "weights", "monitor", "logger", "checkpoint", "display"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+# When training has ended, ordinary callbacks find the weights that are kept: averaged, or the best
+STAGES_AT_END: tuple[Stage, ...] = ("transfer", "weights", "monitor", "ordinary", "logger", "checkpoint", "display")
+_AT_END = ("on_train_end", "on_exception")
+
 
 class Callback:
     """Something that happens during training. Override the hooks you need; the others cost nothing.
@@ -47,11 +53,18 @@ class Callback:
         ...         if logs["loss"] < 0.1:
         ...             self.run.stop("the loss is below 0.1")
 
+    Callbacks are called by stages, whatever their order in the list: `"transfer"` to the device, `"ordinary"` ones,
+    those that put other `"weights"` into the net, those that `"monitor"` what is in the logs by now, `"logger"`,
+    `"checkpoint"`, `"display"`; within a stage in their order in the list. In `on_train_end` and `on_exception`
+    ordinary ones come after those of weights and monitors, and so find the net as it is kept.
+
     Attributes:
-        run: The parts of this run: `run.state.optimizer`, `run.stop(reason)`.
+        stage: When among others it is called; set it in the class.
+        run: The parts of this run: `run.state.optimizer`, `run.stop(reason)`, `run.log(values)`.
         model: The `kerastorch.Model`.
     """
 
+    stage: Stage = "ordinary"
     run: Run
     model: nn.Module
 
@@ -109,21 +122,28 @@ class Callback:
 
 
 class Hooks:
-    """The callbacks of one run, in order; which of them listen to what is found out once.
+    """The callbacks of one run, by stages; which of them listen to what is found out once.
 
     Raises:
         TypeError: Something is no Callback.
         AttributeError: A callback has a method `on_...` that no hook is called.
+        ValueError: A callback has an unknown stage.
     """
 
     def __init__(self, callbacks: Iterable[Callback], run: Run, model: nn.Module) -> None:
-        self.callbacks = list(callbacks)
-        for callback in self.callbacks:
+        given = list(callbacks)
+        for callback in given:
             _check(callback)
             callback.run = run
             callback.model = model
+        self.callbacks = sorted(given, key=lambda callback: STAGES.index(callback.stage))
+        at_end = sorted(given, key=lambda callback: STAGES_AT_END.index(callback.stage))
         self._listeners = {
-            name: tuple(getattr(callback, name) for callback in self.callbacks if _overrides(callback, name))
+            name: tuple(
+                getattr(callback, name)
+                for callback in (at_end if name in _AT_END else self.callbacks)
+                if _overrides(callback, name)
+            )
             for name in HOOKS
         }
         self.prepares = bool(self._listeners["prepare_batch"])
@@ -170,6 +190,11 @@ def _check(callback: Any) -> None:
     if not isinstance(callback, Callback):
         raise TypeError(
             f"A callback is a kerastorch.Callback; got {callback!r}. For a function: LambdaCallback(on_epoch_end=f)."
+        )
+    if callback.stage not in STAGES:
+        raise ValueError(
+            f"{type(callback).__name__}.stage is {callback.stage!r}.{did_you_mean(str(callback.stage), STAGES)} "
+            f"Stages are {', '.join(STAGES)}."
         )
     for name in dir(type(callback)):
         if name.startswith("on_") and name not in HOOKS:

@@ -149,7 +149,7 @@ class Model(Wrapper):
             self.history = run.state.history
             with graceful_interrupt(lambda: run.interrupt("Ctrl-C")):
                 history = loop.fit(run, hooks)
-            if run.interrupted:
+            if run.interrupted or (run.stop_reason and verbose):
                 print(run.farewell(), file=sys.stdout if verbose else sys.stderr, flush=True)
         return history
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class Run:
         current: The batch that is worked on, for the note on an error.
         call: The net as a function of a batch's `x`; decided at the first batch of data.
         checked: The data whose first batch was looked at, by their names.
+        verbose: Whether anything is to be shown.
+        writers: What loggers write with, each called with the optimizer's step and the values.
     """
 
     state: TrainState
@@ -67,6 +69,8 @@ class Run:
     current: Batch | None = None
     call: Callable[[Any], Any] | None = None
     checked: set[str] = field(default_factory=set)
+    verbose: bool = False
+    writers: list[Callable[[int, Mapping[str, Any]], None]] = field(default_factory=list)
 
     def stop(self, reason: str) -> None:
         """End training after this batch; validation and the end of the epoch still come."""
@@ -76,6 +80,20 @@ class Run:
         """End training after this batch, whatever it is a part of."""
         self.stop(reason)
         self.interrupted = True
+
+    def say(self, text: str) -> None:
+        """Print a line, unless nothing is to be shown."""
+        if self.verbose and self.strategy.is_main:
+            print(text, flush=True)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Hand values to the loggers of this run, for the present step of the optimizer; without loggers, to nobody.
+
+        Example:
+            >>> self.run.log({"temperature": 0.7, "attention": torch.rand(3, 32, 32)})  # in a callback
+        """
+        for write in self.writers:
+            write(self.state.step, values)
 
     @property
     def trains(self) -> bool:

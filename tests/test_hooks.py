@@ -7,7 +7,7 @@ from torch import nn
 
 import kerastorch as kt
 from kerastorch.data import Batch
-from kerastorch.hooks import HOOKS, Callback, Hooks
+from kerastorch.hooks import HOOKS, STAGES, Callback, Hooks
 
 
 def test_every_hook_is_a_documented_method_of_callback():
@@ -113,3 +113,37 @@ def test_functions_for_hooks_that_do_not_exist_are_an_error():
         kt.callbacks.LambdaCallback(on_epoch_stop=print)
     with pytest.raises(TypeError, match="on_epoch_end is a function; got 3"):
         kt.callbacks.LambdaCallback(on_epoch_end=3)
+
+
+def order_of(hook, *callbacks):
+    called = []
+    for callback in callbacks:
+        setattr(callback, hook, lambda *arguments, name=callback.stage: called.append(name))
+    Hooks(callbacks, run=None, model=None).emit(hook)
+    return called
+
+
+def of_stage(name):
+    callback = Callback()
+    callback.stage = name
+    return callback
+
+
+@pytest.mark.parametrize("hook", [name for name in HOOKS if name not in ("on_train_end", "on_exception")])
+def test_stages_decide_the_order_not_the_list(hook):
+    if hook != "prepare_batch":
+        assert order_of(hook, *map(of_stage, reversed(STAGES))) == list(STAGES)
+
+
+@pytest.mark.parametrize("hook", ["on_train_end", "on_exception"])
+def test_at_the_end_ordinary_callbacks_find_the_net_as_it_is_kept(hook):
+    order = order_of(hook, *map(of_stage, STAGES))
+    assert sorted(order) == sorted(STAGES)
+    assert order.index("weights") < order.index("monitor") < order.index("ordinary") < order.index("checkpoint")
+
+
+def test_an_unknown_stage_is_named():
+    with pytest.raises(
+        ValueError, match=r"Callback.stage is 'moniter'. Did you mean 'monitor'\? Stages are transfer, "
+    ):
+        Hooks([of_stage("moniter")], run=None, model=None)

@@ -9,7 +9,7 @@ from kerastorch import checkpoint
 from kerastorch.callbacks.monitor import Mode, Monitor
 from kerastorch.errors import did_you_mean
 from kerastorch.history import numbers
-from kerastorch.hooks import Callback, Logs
+from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.state import TrainState
 
 
@@ -36,6 +36,8 @@ class ModelCheckpoint(Callback):
         ValueError: Another mode, one that is needed, or a broken pattern; or, after the first epoch, a name in the
             pattern that the logs do not have.
     """
+
+    stage: Stage = "checkpoint"
 
     def __init__(
         self,

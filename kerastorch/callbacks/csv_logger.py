@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kerastorch.hooks import Callback, Logs
+from kerastorch.hooks import Callback, Logs, Stage
 
 _NO_METRICS = ("lr", "seconds", "samples_per_second")  # an epoch has these once, not for training and validation
 
@@ -35,6 +35,8 @@ class CSVLogger(Callback):
     Raises:
         ValueError: `separator` is not one character; or, at the start of training, the file has no column `epoch`.
     """
+
+    stage: Stage = "logger"
 
     def __init__(self, filename: str | Path, separator: str = ",", append: bool = False) -> None:
         if len(separator) != 1:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from kerastorch import resolve
 from kerastorch.data import Batch
-from kerastorch.hooks import Callback, Logs
+from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.tree import move
 
 
@@ -24,6 +24,8 @@ class DeviceTransfer(Callback):
     Raises:
         ValueError: The device is not there; at the start of the run.
     """
+
+    stage: Stage = "transfer"
 
     def __init__(self, device: str | torch.device = "auto", *, non_blocking: bool = True) -> None:
         self.device = device

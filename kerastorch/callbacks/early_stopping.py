@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kerastorch.callbacks.monitor import Mode, Monitor, check_counts
 from kerastorch.history import format_number
-from kerastorch.hooks import Callback, Logs
+from kerastorch.hooks import Callback, Logs, Stage
 
 
 class EarlyStopping(Callback):
@@ -31,7 +31,7 @@ class EarlyStopping(Callback):
         restore_best_weights: Give the net the weights of its best epoch when training ends: by this callback or by
             another, after the last epoch, by Ctrl-C, and by an error. The state of the optimizer stays that of the end.
         start_from_epoch: The first epoch to look at, from 0: a warm-up before it cannot stop, nor be the best.
-        verbose: 1 to print when training is stopped, and which weights came back.
+        verbose: 1 to print which weights came back, also where `fit` shows nothing else; 0 not to. By default as `fit`.
 
     Attributes:
         wait: Epochs since the best.
@@ -43,6 +43,7 @@ class EarlyStopping(Callback):
         ValueError: Another mode, one that is needed, or a number that is negative.
     """
 
+    stage: Stage = "monitor"
     wait: int
     best_epoch: int | None
     stopped_epoch: int | None
@@ -58,7 +59,7 @@ class EarlyStopping(Callback):
         baseline: float | None = None,
         restore_best_weights: bool = False,
         start_from_epoch: int = 0,
-        verbose: int = 0,
+        verbose: int | None = None,
     ) -> None:
         check_counts(patience=patience, start_from_epoch=start_from_epoch)
         self.monitor = Monitor(monitor, mode, min_delta=min_delta, baseline=baseline)
@@ -120,14 +121,12 @@ class EarlyStopping(Callback):
         else:
             reason = f"no {name} was better than {format_number(best)} in epoch {self.best_epoch + 1}"
         self.run.stop(f"EarlyStopping ({reason})")
-        if self.verbose:
-            print(f"Epoch {epoch + 1}: stopped early; {reason}.", flush=True)
 
     def _restore(self) -> None:
         weights, self.best_weights = self.best_weights, None  # the net has them now; no second copy is kept
         if weights is not None and self.best_epoch is not None:
             self.run.state.module.load_state_dict(weights)
-            if self.verbose:
+            if self.run.verbose if self.verbose is None else self.verbose:
                 print(f"The weights are those of epoch {self.best_epoch + 1}, the best.", flush=True)
         elif self.restore_best_weights and self.best_epoch is None and self.wait:
             warnings.warn(

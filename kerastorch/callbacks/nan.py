@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from kerastorch.hooks import Callback, Logs
+from kerastorch.hooks import Callback, Logs, Stage
 
 _EVERY_ON_ACCELERATOR = 20  # a look waits until all that is queued is done; between two of them, steps queue up freely
 
@@ -31,6 +31,8 @@ class TerminateOnNaN(Callback):
         ValueError: `every` is below 1.
         RuntimeError: The loss is NaN or infinite, and `raise_error` is set; in training.
     """
+
+    stage: Stage = "monitor"
 
     def __init__(self, *, every: int | None = None, raise_error: bool = False) -> None:
         if every is not None and (not isinstance(every, int) or every < 1):

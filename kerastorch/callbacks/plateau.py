@@ -7,7 +7,7 @@ import warnings
 from kerastorch.callbacks.monitor import Mode, Monitor, check_counts
 from kerastorch.callbacks.rates import optimizer_of, rates_of, set_rates
 from kerastorch.history import format_number
-from kerastorch.hooks import Callback, Logs
+from kerastorch.hooks import Callback, Logs, Stage
 
 
 class ReduceLROnPlateau(Callback):
@@ -37,6 +37,8 @@ class ReduceLROnPlateau(Callback):
     Raises:
         ValueError: A number out of its range, another mode, or one that is needed.
     """
+
+    stage: Stage = "monitor"
 
     def __init__(
         self,

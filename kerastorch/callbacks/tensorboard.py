@@ -7,7 +7,7 @@ from typing import Any
 
 from kerastorch.errors import needs
 from kerastorch.history import numbers
-from kerastorch.hooks import Callback, Logs
+from kerastorch.hooks import Callback, Logs, Stage
 
 
 class TensorBoard(Callback):
@@ -25,6 +25,8 @@ class TensorBoard(Callback):
     Raises:
         MissingPackageError: The package tensorboard is not installed.
     """
+
+    stage: Stage = "logger"
 
     def __init__(self, log_dir: str | Path = "logs", *, update_freq: int | None = None) -> None:
         needs("tensorboard", purpose="The TensorBoard callback")

@@ -8,7 +8,7 @@ from typing import Any
 from kerastorch.data import DataSource
 from kerastorch.display.lines import shown
 from kerastorch.history import format_number
-from kerastorch.hooks import Callback, Logs
+from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.isolate import random_state_kept
 from kerastorch.metrics import MetricSet
 
@@ -17,6 +17,8 @@ _INTERVAL = 0.1  # seconds between two updates; each reads the running values an
 
 class ProgressBar(Callback):
     """Shows where an epoch is: loss, metrics, samples per second, time left; and keeps one row per epoch."""
+
+    stage: Stage = "display"
 
     def __init__(self) -> None:
         self._progress: Any = None

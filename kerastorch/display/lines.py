@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kerastorch.history import format_number, numbers
-from kerastorch.hooks import Callback
+from kerastorch.hooks import Callback, Stage
 
 SPEED = ("lr", "seconds", "samples_per_second")
 
@@ -18,6 +18,8 @@ def shown(logs: Mapping[str, Any]) -> dict[str, float]:
 
 class EpochLines(Callback):
     """Prints one line per epoch, for log files."""
+
+    stage: Stage = "display"
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Print the line."""

@@ -6,11 +6,13 @@ from datetime import datetime
 
 from kerastorch.display.lines import shown
 from kerastorch.history import format_number
-from kerastorch.hooks import Callback, Logs
+from kerastorch.hooks import Callback, Logs, Stage
 
 
 class TableLog(Callback):
     """Prints a line every `log_step_freq` steps, and a table per epoch; no control codes."""
+
+    stage: Stage = "display"
 
     def on_train_begin(self, logs: Logs) -> None:
         """Begin."""

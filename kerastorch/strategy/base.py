@@ -13,9 +13,11 @@ class Strategy(ABC):
     """The verbs that differ between one device and many. It knows no epochs and no logs.
 
     Attributes:
+        is_main: Whether this is the process that shows and logs.
         gather: Returns the tensors `(N_i, ...)` of all processes, in the order of their ranks; None for one process.
     """
 
+    is_main: bool = True
     gather: Callable[[Tensor], list[Tensor]] | None = None
 
     @abstractmethod

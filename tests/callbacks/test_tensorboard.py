@@ -64,11 +64,12 @@ def test_after_an_error_what_was_written_is_there(tmp_path):
         if epoch == 1:
             raise ZeroDivisionError
 
-    callback = TensorBoard(tmp_path)
+    callback, failing = TensorBoard(tmp_path), kt.callbacks.LambdaCallback(on_epoch_end=fail)
+    failing.stage = "display"
     model = kt.Model(nn.Linear(2, 1))
     model.compile("mse", "adam")
     with pytest.raises(ZeroDivisionError):
-        model.fit(3, (X, Y), callbacks=[callback, kt.callbacks.LambdaCallback(on_epoch_end=fail)], verbose=0)
+        model.fit(3, (X, Y), callbacks=[callback, failing], verbose=0)
     assert len(read(tmp_path / "train")["epoch_loss"]) == 2
     assert not callback._writers
 
