@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from kerastorch import checks, isolate, step
+from kerastorch import isolate, step
 from kerastorch.callbacks import DeviceTransfer, LambdaCallback
 from kerastorch.data.batch import unpack
 from kerastorch.display import Verbose, display
 from kerastorch.errors import BusyError, MismatchError, NotCompiledError
 from kerastorch.feed import Feed, float_dtype
 from kerastorch.hooks import Callback, Hooks
+from kerastorch.keeper import OptimizerKeeper
 from kerastorch.losses import ComputedLoss, Objective
 from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Recipe
@@ -46,8 +46,7 @@ class Session:
         self._base = base
         self._strategy: Strategy = Single()
         self._state: TrainState | None = None
-        self._parameters: list[nn.Parameter] = []
-        self._frozen: list[nn.Parameter] = []
+        self._keeper = OptimizerKeeper(None, model)
         self._fit: Run | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -58,7 +57,7 @@ class Session:
         self._refuse_inside_fit("compile")
         self.recipe = recipe
         self._state = None
-        self._frozen = [parameter for parameter in self._model.parameters() if not parameter.requires_grad]
+        self._keeper = OptimizerKeeper(recipe.optimizer, self._model)
 
     def compiled(self, what: str) -> Recipe:
         """Return the recipe.
@@ -137,57 +136,19 @@ class Session:
             TypeError: What should build it built something else.
             MismatchError: It does not train this net.
         """
-        given, state = self.compiled("optimizer").optimizer, self.state
-        if state.optimizer is None:
-            state.optimizer = given if isinstance(given, Optimizer) else _built(given, state.module)
-            self._parameters = list(state.module.parameters())
-            if state.optimizer is not given:
-                self._frozen = [parameter for parameter in self._parameters if not parameter.requires_grad]
-            checks.optimizer_fits(state.optimizer, state.module)
-        return state.optimizer
+        self.compiled("optimizer")
+        return self._keeper.optimizer(self.state)
 
     def take_in_unfrozen(self) -> None:
         """Let an optimizer that was built here train what was frozen when it was built; in the order of the net."""
-        optimizer = None if self._state is None else self._state.optimizer
-        if optimizer is None or len(optimizer.param_groups) > 1 or optimizer is self.compiled("unfreeze").optimizer:
-            return
-        group, known = optimizer.param_groups[0], {id(parameter) for parameter in self._parameters}
-        held = {id(parameter) for parameter in group["params"]}
-        group["params"] = [
-            parameter
-            for parameter in self.state.module.parameters()
-            if id(parameter) in held or (parameter.requires_grad and id(parameter) in known)
-        ]
-
-    def _check_optimizer(self) -> None:
-        """See that the optimizer trains the present net.
-
-        Raises:
-            MismatchError: It does not, or cannot.
-        """
-        optimizer, module = self.optimizer, self.state.module
-        self.take_in_unfrozen()
-        checks.needs_no_closure(optimizer)
-        checks.unfrozen_are_held(optimizer, module, self._frozen)
-        if isinstance(self.compiled("fit").optimizer, Optimizer):
-            checks.optimizer_fits(optimizer, module)
-        else:
-            checks.same_parameters(module, self._parameters)
+        if self._state is not None:
+            self._keeper.take_in_unfrozen(self.state)
 
     def _thawing(self) -> Callback:
         """Return a callback by which what others unfreeze is trained from the next epoch on."""
-        callback = LambdaCallback(on_epoch_begin=lambda epoch, logs: self._thaw())
+        callback = LambdaCallback(on_epoch_begin=lambda epoch, logs: self._keeper.thaw(self.state))
         callback.stage = "weights"  # after the others
         return callback
-
-    def _thaw(self) -> None:
-        self.take_in_unfrozen()
-        state = self.state
-        if state.optimizer is not None:
-            try:
-                checks.unfrozen_are_held(state.optimizer, state.module, self._frozen)
-            except MismatchError as error:  # a run is not ended for it
-                warnings.warn(str(error), stacklevel=2)
 
     @contextmanager
     def begin(
@@ -217,7 +178,7 @@ class Session:
         if trains:
             self._refuse_inside_fit(trains)
             if self.own_step("train_step") is None:  # a step of the user's own may have optimizers of its own
-                self._check_optimizer()
+                self._keeper.check(self.state)
         recipe, own, feed = self.recipe, list(callbacks or ()), feed or Feed()
         run = Run(self.state, self._strategy, self.loss, val_metrics=self._sums("val"), **parts)
         run.train_data, run.val_sets, run.verbose = feed.train, feed.val_sets, bool(verbose)
@@ -288,13 +249,3 @@ def _of_this_process(callbacks: list[Any], run: Run) -> list[Any]:
     if run.strategy.is_main:
         return callbacks
     return [callback for callback in callbacks if getattr(callback, "stage", None) not in ("logger", "display")]
-
-
-def _built(factory: Callable[..., Any], module: nn.Module) -> Optimizer:
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise MismatchError("Every parameter of the net is frozen, so nothing would be trained. Type model.unfreeze().")
-    optimizer = factory(trainable)
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"What was given as optimizer must return a torch.optim.Optimizer; it returned {optimizer!r}.")
-    return optimizer
