@@ -213,6 +213,8 @@ class Session:
     def _running_as(self, run: Run, hooks: Hooks, *, trains: bool) -> Iterator[None]:
         before, fit = self.running, self._fit
         self.running, self._fit = (run, hooks), run if trains else fit
+        if trains:
+            run.state.extras = hooks.stateful()
         try:
             yield
         finally:
@@ -221,6 +223,7 @@ class Session:
                 source.close()
             if trains:
                 run.state.metrics.reset()  # metrics may keep every row of an epoch
+                run.state.extras = {}
             if before is not None:  # a callback evaluated in the middle of fit, perhaps with a callback of that fit
                 for callback in before[1].callbacks:
                     callback.run = before[0]

@@ -37,6 +37,21 @@ Stage = Literal["transfer", "ordinary", "weights", "monitor", "logger", "checkpo
 STAGES: tuple[Stage, ...] = get_args(Stage)
 # When training has ended, ordinary callbacks find the weights that are kept: averaged, or the best
 STAGES_AT_END: tuple[Stage, ...] = ("transfer", "weights", "monitor", "ordinary", "logger", "checkpoint", "display")
+_NAMES_ELSEWHERE: dict[str, HookName] = {  # of older Keras, Lightning, Poutyne and fastai
+    "on_batch_begin": "on_train_batch_begin",
+    "on_batch_end": "on_train_batch_end",
+    "on_fit_start": "on_train_begin",
+    "on_fit_end": "on_train_end",
+    "on_train_start": "on_train_begin",
+    "on_train_epoch_start": "on_epoch_begin",
+    "on_train_epoch_end": "on_epoch_end",
+    "on_validation_begin": "on_test_begin",
+    "on_validation_start": "on_test_begin",
+    "on_validation_end": "on_test_end",
+    "on_validation_epoch_end": "on_test_end",
+    "on_backward_end": "on_optimizer_step_begin",
+    "on_before_optimizer_step": "on_optimizer_step_begin",
+}
 _AT_END = ("on_train_end", "on_exception")
 
 
@@ -120,6 +135,23 @@ class Callback:
         """Return the batch to use instead: moved, mixed or transformed."""
         return batch
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint of the training keeps of this callback: plain containers, numbers and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` has returned; called after `on_train_begin`."""
+
+    def set_model(self, model: nn.Module) -> None:
+        """Remember the model; called before each call that the callback is given to."""
+        self.model = model
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """`{"epochs": ..., "steps": ..., "verbose": ...}`, for callbacks that were written for Keras."""
+        run = self.run
+        return {"epochs": run.epochs, "steps": run.train_data.steps, "verbose": int(run.verbose)}
+
 
 class Hooks:
     """The callbacks of one run, by stages; which of them listen to what is found out once.
@@ -135,7 +167,7 @@ class Hooks:
         for callback in given:
             _check(callback)
             callback.run = run
-            callback.model = model
+            callback.set_model(model)
         self.callbacks = sorted(given, key=lambda callback: STAGES.index(callback.stage))
         at_end = sorted(given, key=lambda callback: STAGES_AT_END.index(callback.stage))
         self._listeners = {
@@ -147,6 +179,16 @@ class Hooks:
             for name in HOOKS
         }
         self.prepares = bool(self._listeners["prepare_batch"])
+
+    def stateful(self) -> dict[str, Callback]:
+        """Return by name the callbacks of which a checkpoint keeps something."""
+        named: dict[str, Callback] = {}
+        for callback in self.callbacks:
+            if type(callback).state_dict is not Callback.state_dict:
+                name = type(callback).__name__
+                same = sum(known.partition(" ")[0] == name for known in named)
+                named[f"{name} {same + 1}" if same else name] = callback
+        return named
 
     def emit(self, name: HookName, *arguments: Any) -> None:
         """Call a hook of every callback that listens to it."""
@@ -199,4 +241,6 @@ def _check(callback: Any) -> None:
     for name in dir(type(callback)):
         if name.startswith("on_") and name not in HOOKS:
             owner = type(callback).__name__
-            raise AttributeError(f"{owner}.{name} is no hook and would never be called.{did_you_mean(name, HOOKS)}")
+            known = _NAMES_ELSEWHERE.get(name)
+            hint = did_you_mean(name, HOOKS) if known is None else f" Here it is {known!r}."
+            raise AttributeError(f"{owner}.{name} is no hook and would never be called.{hint}")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 from torch.optim import Optimizer
 
 from kerastorch.history import History
 from kerastorch.metrics import MetricSet
+
+
+class Stateful(Protocol):
+    """What a checkpoint keeps something of."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain containers, numbers and tensors."""
 
 
 @dataclass
@@ -25,6 +33,7 @@ class TrainState:
         epoch: Epochs finished; also the number of the running one, from 0.
         batch: Batches finished in the running epoch.
         step: Optimizer steps since `compile`.
+        extras: What else belongs to this training, by name: the callbacks of the present `fit`.
     """
 
     module: nn.Module
@@ -34,8 +43,12 @@ class TrainState:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    extras: Mapping[str, Stateful] = field(default_factory=dict)
     _started: float = 0.0
     _speed: float = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "extras": {}}  # a copy made in the middle of fit has no callbacks
 
     def begin_fit(self, epoch: int) -> None:
         """Begin a history, and count epochs from this one."""
@@ -69,5 +82,6 @@ class TrainState:
             "model": self.module.state_dict(),
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "progress": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
+            "callbacks": {name: extra.state_dict() for name, extra in self.extras.items()},
             "history": {"epoch": list(self.history.epoch), "rows": [dict(row) for row in self.history.rows]},
         }

@@ -14,8 +14,8 @@ def test_every_hook_is_a_documented_method_of_callback():
     methods = {
         name for name, value in vars(Callback).items() if inspect.isfunction(value) and not name.startswith("__")
     }
-    assert methods == set(HOOKS)
-    assert all(getattr(Callback, name).__doc__ for name in HOOKS)
+    assert methods == {*HOOKS, "state_dict", "load_state_dict", "set_model"}
+    assert all(getattr(Callback, name).__doc__ for name in methods)
 
 
 def test_only_overridden_hooks_are_called():
@@ -147,3 +147,27 @@ def test_an_unknown_stage_is_named():
         ValueError, match=r"Callback.stage is 'moniter'. Did you mean 'monitor'\? Stages are transfer, "
     ):
         Hooks([of_stage("moniter")], run=None, model=None)
+
+
+def test_what_callbacks_keep_is_found_by_name():
+    class Keeps(Callback):
+        def state_dict(self):
+            return {"value": 1}
+
+    one, two = Keeps(), Keeps()
+    assert Hooks([one, Callback(), two], run=None, model=None).stateful() == {"Keeps": one, "Keeps 2": two}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("on_epoch_ends", r"Did you mean 'on_epoch_end'\?"),
+        ("on_batch_end", r"Here it is 'on_train_batch_end'\."),
+        ("on_validation_end", r"Here it is 'on_test_end'\."),
+        ("on_before_optimizer_step", r"Here it is 'on_optimizer_step_begin'\."),
+    ],
+)
+def test_a_hook_of_another_name_raises_with_the_right_one(name, hint):
+    callback = type("Mine", (Callback,), {name: lambda self, *arguments: None})()
+    with pytest.raises(AttributeError, match=rf"Mine.{name} is no hook and would never be called\. {hint}"):
+        Hooks([callback], run=None, model=None)

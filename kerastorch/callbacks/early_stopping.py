@@ -106,6 +106,22 @@ class EarlyStopping(Callback):
         if self.run.trains:  # not if it was handed to an evaluation as well, which failed
             self._restore()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is the best so far, with its weights if they are to come back."""
+        return {
+            "best": self.monitor.best,
+            "wait": self.wait,
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.monitor.best = state["best"]
+        self.wait = state["wait"]
+        self.best_epoch = state["best_epoch"]
+        self.best_weights = state["best_weights"]
+
     def _reset(self) -> None:
         self.monitor.best = None
         self.wait = 0

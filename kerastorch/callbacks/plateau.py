@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 from kerastorch.callbacks.monitor import Mode, Monitor, check_counts
 from kerastorch.callbacks.rates import optimizer_of, rates_of, set_rates
@@ -95,6 +97,17 @@ class ReduceLROnPlateau(Callback):
         self.wait += 1
         if self.wait >= self.patience:
             self._reduce(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is the best so far, and how long ago."""
+        return {"best": self.monitor.best, "wait": self.wait, "cooling": self.cooling, "lowered": list(self._lowered)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.monitor.best = state["best"]
+        self.wait = state["wait"]
+        self.cooling = state["cooling"]
+        self._lowered = list(state["lowered"])
 
     def _reduce(self, epoch: int) -> None:
         optimizer = optimizer_of(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Literal, cast
 
@@ -124,6 +124,20 @@ class LearningRateScheduler(Callback):
         """Follow the last step: the next `fit` goes on with an optimizer that made it."""
         self._follow()
         self.followed = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the scheduler of torch, with the step that it has followed."""
+        if self.scheduler is None:
+            return {"ratios": list(self.ratios)}
+        return {"scheduler": self.scheduler.state_dict(), "followed": self.followed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        if self.scheduler is None:
+            self.ratios = list(state["ratios"])
+        else:
+            self.scheduler.load_state_dict(dict(state["scheduler"]))
+            self.followed = state["followed"]
 
     def _follow(self) -> None:
         if self.interval == "epoch" or self.followed is None or self.scheduler is None:

@@ -135,8 +135,12 @@ def test_a_checkpoint_that_fails_raises(tmp_path):
 
 
 def test_repr_is_the_call():
-    text = "ModelCheckpoint('a.pt', 'val_loss', save_best_only=True, save_weights_only=False, mode='auto')"
+    text = (
+        "ModelCheckpoint('a.pt', 'val_loss', verbose=0, save_best_only=True, save_weights_only=False, mode='auto', "
+        "save_freq='epoch', initial_value_threshold=None, keep=None, keep_best=None)"
+    )
     assert repr(ModelCheckpoint("a.pt", save_best_only=True)) == text
+    assert repr(eval(text)) == text
 
 
 def test_a_monitor_remembers_the_best():
@@ -152,3 +156,208 @@ def test_a_matrix_cannot_be_the_best(tmp_path):
     with pytest.warns(UserWarning, match="'confusion_matrix' is not one number, and cannot be monitored"):
         model.fit(1, (torch.randn(8, 3), torch.arange(8) % 2), callbacks=[checkpoint], verbose=0)
     assert (tmp_path / "best.pt").exists()
+
+
+def test_every_so_many_batches_counted_on_from_epoch_to_epoch(tmp_path):
+    # 5 batches an epoch: the 15th, 30th and 45th batch end the epochs 3, 6 and 9
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}_{batch}.pt", save_freq=15)
+    model.fit(10, (torch.randn(10, 2), torch.randn(10, 1)), batch_size=2, callbacks=[checkpoint], verbose=0)
+    assert names(tmp_path) == ["3_5.pt", "6_5.pt", "9_5.pt"]
+    assert torch.load(tmp_path / "6_5.pt", weights_only=True)["progress"] == {"epoch": 5, "batch": 5, "step": 30}
+
+
+def test_a_file_of_every_batch_holds_the_weights_of_that_batch(tmp_path):
+    kept = []
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    keep = kt.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: kept.append(model.module.weight.detach().clone())
+    )
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}_{batch}_{loss:.3f}.pt", save_freq=1, save_weights_only=True)
+    model.fit(2, (X, Y), batch_size=4, callbacks=[keep, checkpoint], verbose=0)
+    files = names(tmp_path)
+    assert [name[:3] for name in files] == ["1_1", "1_2", "2_1", "2_2"]
+    for name, weight in zip(files, kept, strict=True):
+        assert torch.equal(torch.load(tmp_path / name, weights_only=True)["weight"], weight)
+
+
+def test_the_best_of_batches_follows_the_running_value(tmp_path):
+    """Mistake 23: Keras calls None there."""
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    y = torch.tensor([[2.0], [1.0], [3.0], [0.0]])
+    checkpoint = ModelCheckpoint(tmp_path / "{batch}.pt", "loss", save_best_only=True, save_freq=1)
+    with torch.no_grad():
+        model.module.weight.zero_()
+        model.module.bias.zero_()
+    model.fit(1, (torch.zeros(4, 2), y), batch_size=1, shuffle=False, callbacks=[checkpoint], verbose=0)
+    assert names(tmp_path) == ["1.pt", "2.pt"]  # running means of 4, 1, 9, 0: 4, 2.5, 4.67, 3.5
+
+
+@pytest.mark.parametrize("freq", ["bad", 0, 1.5, True])
+def test_an_unknown_save_freq_is_an_error(freq):
+    with pytest.raises(ValueError, match=r"save_freq is 'epoch' or a number of batches, 1 or more; got"):
+        ModelCheckpoint("a.pt", save_freq=freq)
+
+
+def test_a_batch_in_the_name_of_an_epoch_is_an_error():
+    with pytest.raises(ValueError, match=r"asks for 'batch', which goes with save_freq=100"):
+        ModelCheckpoint("{batch}.pt")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "values", "written"), [(0.35, [0.5, 0.4, 0.3], [3]), (0.1, [0.5, 0.4, 0.3], []), (None, [0.5], [1])]
+)
+def test_the_first_best_must_beat_the_threshold(tmp_path, threshold, values, written):
+    path = tmp_path / "{epoch}.pt"
+    fit(
+        ModelCheckpoint(path, save_best_only=True, initial_value_threshold=threshold),
+        epochs=len(values),
+        val_loss=values,
+    )
+    assert names(tmp_path) == [f"{epoch}.pt" for epoch in written]
+
+
+VALUES = [0.5, 0.2, 0.9, math.nan, 0.3, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        ({"keep": 2}, [5, 6]),
+        ({"keep_best": 2}, [2, 5]),
+        ({"keep_best": 9}, [1, 2, 3, 5, 6]),
+        ({"keep": 1, "keep_best": 2}, [2, 5, 6]),
+        ({"keep": 2, "keep_best": 1}, [2, 5, 6]),
+        ({"keep": 2, "save_best_only": True}, [1, 2]),
+        ({"keep": 1, "save_best_only": True}, [2]),
+        ({"keep_best": 2, "mode": "max"}, [3, 6]),
+    ],
+)
+def test_the_last_and_the_best_are_kept(tmp_path, limits, kept):
+    (tmp_path / "mine.pt").write_text("not of this training")
+    fit(ModelCheckpoint(tmp_path / "{epoch}.pt", **limits), epochs=6, val_loss=VALUES)
+    assert names(tmp_path) == sorted([*(f"{epoch}.pt" for epoch in kept), "mine.pt"])
+
+
+def test_what_is_not_among_the_best_is_not_written(tmp_path):
+    written = []
+
+    class Looks(kt.Callback):
+        stage = "display"
+
+        def on_epoch_end(self, epoch, logs):
+            written.append(names(tmp_path))
+
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    best = ModelCheckpoint(tmp_path / "{epoch}.pt", keep_best=1)
+    model.fit(4, (X, Y), callbacks=[Looks(), best, Scripted(val_loss=[0.3, 0.5, 0.2, 0.4])], verbose=0)
+    assert written == [["1.pt"], ["1.pt"], ["3.pt"], ["3.pt"]]
+
+
+def test_a_name_that_comes_again_is_written_over_not_deleted(tmp_path):
+    fit(ModelCheckpoint(tmp_path / "{val_loss:.0f}.pt", keep=2), epochs=4, val_loss=[1.0, 2.0, 1.0, 1.0])
+    assert names(tmp_path) == ["1.pt", "2.pt"]
+    assert torch.load(tmp_path / "1.pt", weights_only=True)["progress"]["epoch"] == 4
+
+
+def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    import kerastorch.checkpoint
+
+    real, calls = kerastorch.checkpoint.save, []
+
+    def full_disk(content, path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise kt.errors.CheckpointError("no space")
+        real(content, path)
+
+    monkeypatch.setattr(kerastorch.checkpoint, "save", full_disk)
+    with pytest.raises(kt.errors.CheckpointError, match="no space"):
+        fit(ModelCheckpoint(tmp_path / "{epoch}.pt", keep=1), val_loss=[1.0, 1.0, 1.0])
+    assert names(tmp_path) == ["1.pt"]
+
+
+def test_limits_that_make_no_sense_are_errors():
+    with pytest.raises(ValueError, match=r"With keep, each file needs a name of its own: type \{epoch\} in 'a.pt'"):
+        ModelCheckpoint("a.pt", keep=2)
+    with pytest.raises(ValueError, match="keep_best is a number of files, 1 or more; got 0"):
+        ModelCheckpoint("{epoch}.pt", keep_best=0)
+    with pytest.raises(ValueError, match="leave it out with keep_best"):
+        ModelCheckpoint("{epoch}.pt", keep_best=2, save_best_only=True)
+    with pytest.raises(ValueError, match="Say mode='min' or 'max'"):
+        ModelCheckpoint("{epoch}.pt", "score", keep_best=2)
+
+
+def test_verbose_says_what_is_written_and_why(tmp_path, capsys):
+    fit(ModelCheckpoint(tmp_path / "best.pt", save_best_only=True, verbose=1), val_loss=[0.5, 0.25, 0.3])
+    fit(ModelCheckpoint(tmp_path / "last.pt", verbose=1), epochs=1, val_loss=[0.5])
+    fit(ModelCheckpoint(tmp_path / "{epoch}_2.pt", verbose=1, keep_best=1), epochs=2, val_loss=[0.5, 0.6])
+    assert capsys.readouterr().out.replace(f"{tmp_path}/", "").splitlines() == [
+        "Epoch 1: val_loss 0.500, the best before was nothing; saved to best.pt.",
+        "Epoch 2: val_loss 0.250, the best before was 0.500; saved to best.pt.",
+        "Epoch 3: val_loss 0.300 did not improve from 0.250.",
+        "Epoch 1: saved to last.pt.",
+        "Epoch 1: val_loss 0.500, the best before was nothing; saved to 1_2.pt.",
+        "Epoch 2: val_loss 0.600 did not reach the 1 best.",
+    ]
+
+
+def test_a_checkpoint_keeps_what_callbacks_keep(tmp_path):
+    class Counts(kt.Callback):
+        epochs = 0
+
+        def on_epoch_end(self, epoch, logs):
+            self.epochs += 1
+
+        def state_dict(self):
+            return {"epochs": self.epochs}
+
+        def load_state_dict(self, state):
+            self.epochs = state["epochs"]
+
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}.pt", keep=2, keep_best=1)
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    scripted = Scripted(val_loss=[0.1, 0.2, 0.3, 0.4])
+    model.fit(4, (X, Y), callbacks=[Counts(), Counts(), checkpoint, scripted], verbose=0)
+    kept = torch.load(tmp_path / "4.pt", weights_only=True)["callbacks"]
+    assert kept["Counts"] == kept["Counts 2"] == {"epochs": 4}
+    assert list(kept["ModelCheckpoint"]["files"]) == [str(tmp_path / f"{epoch}.pt") for epoch in (1, 3, 4)]
+    # another process goes on from there
+    second = ModelCheckpoint(tmp_path / "{epoch}.pt", keep=2, keep_best=1)
+    resume = kt.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: second.load_state_dict(kept["ModelCheckpoint"])
+    )
+    model.fit(5, (X, Y), initial_epoch=4, callbacks=[second, resume, Scripted(val_loss=[0.5] * 5)], verbose=0)
+    assert names(tmp_path) == ["1.pt", "4.pt", "5.pt"]
+    assert model._session.state.extras == {}
+
+
+def test_a_callback_written_for_keras_works_as_it_is(tmp_path):
+    seen = []
+
+    class Ported(kt.callbacks.Callback):
+        def set_model(self, model):
+            super().set_model(model)
+            seen.append("set_model")
+
+        def on_train_begin(self, logs=None):
+            seen.append(dict(self.params))
+
+        def on_train_batch_end(self, batch, logs=None):
+            logs = logs or {}
+            seen.append(round(logs.get("loss"), 6) >= 0)
+
+        def on_epoch_end(self, epoch, logs=None):
+            if logs.get("loss") is not None and epoch == 1:
+                self.model.stop_training = True
+
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    history = model.fit(9, (X, Y), batch_size=4, callbacks=[Ported()], verbose=0)
+    assert len(history) == 2
+    assert seen == ["set_model", {"epochs": 9, "steps": 2, "verbose": 0}, True, True, True, True]
