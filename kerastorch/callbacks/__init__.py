@@ -1,15 +1,20 @@
 """Callbacks to pick from."""
 
-from kerastorch.callbacks.checkpoint import ModelCheckpoint
-from kerastorch.callbacks.csv_logger import CSVLogger
+from typing import TYPE_CHECKING
+
+from kerastorch import lazy
 from kerastorch.callbacks.device_transfer import DeviceTransfer
-from kerastorch.callbacks.early_stopping import EarlyStopping
 from kerastorch.callbacks.functions import LambdaCallback
-from kerastorch.callbacks.nan import TerminateOnNaN
-from kerastorch.callbacks.plateau import ReduceLROnPlateau
-from kerastorch.callbacks.schedule import LearningRateScheduler
-from kerastorch.callbacks.tensorboard import TensorBoard
 from kerastorch.hooks import Callback
+
+if TYPE_CHECKING:
+    from kerastorch.callbacks.checkpoint import ModelCheckpoint
+    from kerastorch.callbacks.csv_logger import CSVLogger
+    from kerastorch.callbacks.early_stopping import EarlyStopping
+    from kerastorch.callbacks.nan import TerminateOnNaN
+    from kerastorch.callbacks.plateau import ReduceLROnPlateau
+    from kerastorch.callbacks.schedule import LearningRateScheduler
+    from kerastorch.callbacks.tensorboard import TensorBoard
 
 __all__ = [
     "CSVLogger",
@@ -23,3 +28,16 @@ __all__ = [
     "TensorBoard",
     "TerminateOnNaN",
 ]
+
+__getattr__ = lazy.attributes(
+    __name__,
+    {
+        "CSVLogger": "csv_logger",
+        "EarlyStopping": "early_stopping",
+        "LearningRateScheduler": "schedule",
+        "ModelCheckpoint": "checkpoint",
+        "ReduceLROnPlateau": "plateau",
+        "TensorBoard": "tensorboard",
+        "TerminateOnNaN": "nan",
+    },
+)

@@ -1,0 +1,32 @@
+"""Modules that are imported when something in them is first used, so that `import kerastorch` stays fast."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from kerastorch.errors import did_you_mean
+
+
+def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package.
+
+    See https://peps.python.org/pep-0562/.
+
+    Args:
+        package: Its `__name__`.
+        homes: The module in it that defines each name.
+    """
+
+    def find(name: str) -> Any:
+        home = homes.get(name)
+        if home is None:
+            known = [*homes, *vars(sys.modules[package])]
+            raise AttributeError(f"module {package!r} has no attribute {name!r}.{did_you_mean(name, known)}")
+        value = getattr(import_module(f"{package}.{home}"), name)
+        setattr(sys.modules[package], name, value)  # found at once from now on
+        return value
+
+    return find
