@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kerastorch.data.batch import Batch
-from kerastorch.errors import DataError, MismatchError
-from kerastorch.losses import Loss, Objective
+from kerastorch.errors import DataError, MismatchError, did_you_mean
+from kerastorch.losses import Loss, Objective, SeveralLosses
 from kerastorch.tree import describe, leaves, tensors
 
 
@@ -21,8 +21,21 @@ def first_batch(objective: Objective, output: Any, batch: Batch) -> None:
     Raises:
         MismatchError: They do not fit; the text says what to type.
     """
+    if isinstance(objective, SeveralLosses) and isinstance(batch.weight, Mapping):
+        _weights_are_of_outputs(objective, output, batch.weight)
     for loss, part, share in objective.parts(output, batch):
         _compare(loss, part, share)
+
+
+def _weights_are_of_outputs(objective: SeveralLosses, output: Any, weight: Mapping[Any, Any]) -> None:
+    known = [*objective.losses, *(output if isinstance(output, Mapping) else ())]
+    for key in weight:
+        if key not in known:
+            names = ", ".join(dict.fromkeys(map(repr, known)))
+            raise MismatchError(
+                f"There are sample weights for {key!r}, which is no output.{did_you_mean(str(key), map(str, known))} "
+                f"There are {names}."
+            )
 
 
 def _compare(loss: Loss, output: Any, batch: Batch) -> None:

@@ -163,3 +163,22 @@ def test_the_first_batch_of_every_output_is_checked():
     model.compile({"kind": "cross_entropy", "age": "mse"}, "sgd")
     with pytest.raises(MismatchError, match=r"MSELoss compares element by element"):
         model.fit(1, (x, {"kind": labels, "age": years[:, 0]}), verbose=0)
+
+
+def test_sample_weights_of_no_output_are_named():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return {"a": self.layer(x), "b": self.layer(x)}
+
+    x, y = torch.randn(8, 3), torch.arange(8) % 2
+    model = kt.Model(Two())
+    model.compile({"a": "cross_entropy"}, "adam")
+    with pytest.raises(
+        MismatchError, match=r"weights for 'A', which is no output\. Did you mean 'a'\? There are 'a', 'b'"
+    ):
+        model.fit(1, (x, {"a": y, "b": y}, {"A": torch.ones(8)}), verbose=0)
+    model.fit(1, (x, {"a": y, "b": y}, {"a": torch.ones(8), "b": torch.ones(8)}), verbose=0)
