@@ -18,7 +18,7 @@ def evaluation(module: nn.Module) -> Iterator[None]:
     The flag of every submodule comes back, so that a BatchNorm frozen by hand stays frozen. A module that is held (see
     `hold`) stays in evaluation mode; one that was released meanwhile takes the mode of the net.
     """
-    with _modes_kept(module), random_state_kept(), torch.no_grad():
+    with modes_kept(module), random_state_kept(), torch.no_grad():
         module.eval()
         yield
 
@@ -36,7 +36,7 @@ def training(module: nn.Module) -> Iterator[None]:
             part.train()
         yield
         return
-    with _modes_kept(module):
+    with modes_kept(module):
         module.train()
         yield
 
@@ -97,7 +97,8 @@ def _with_own_train(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _modes_kept(module: nn.Module) -> Iterator[None]:
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """The training flag of every submodule comes back; one that is held stays in evaluation mode."""
     flags = [(part, part.training) for part in module.modules() if not is_held(part)]
     was_training = module.training
     try:

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from kerastorch import assembly, checks, feed, loop, parameters, resolve, step
+from kerastorch import assembly, checks, feed, loop, resolve, step
 from kerastorch.data import Batch
 from kerastorch.display import Verbose
 from kerastorch.history import History
 from kerastorch.hooks import Callback
+from kerastorch.lr_finder import find_lr
 from kerastorch.signals import graceful_interrupt
 from kerastorch.tree import map_leaves
 from kerastorch.wrapper import Wrapper
@@ -216,6 +217,8 @@ class Model(Wrapper):
         """Return what the net gives for one batch, on the CPU."""
         return self.predict([(x,)])
 
+    find_lr = find_lr  # a function whose first argument is the model, and so a method
+
     def train_step(self, batch: Batch) -> Mapping[str, Any] | None:
         """Train on one batch; override it for a step of your own.
 
@@ -267,18 +270,6 @@ class Model(Wrapper):
         metrics = self._session.compiled("metrics_dict").metrics
         return {name: getattr(metric, "function", metric) for name, metric in metrics.items()}
 
-    def freeze(self, *patterns: str) -> None:
-        """Keep parameters and BatchNorm statistics as they are: `model.freeze("backbone.*", "*.bias")`; all by default.
-
-        See `kerastorch.parameters.freeze`. An optimizer that `compile` was given as a name leaves them out.
-        """
-        parameters.freeze(self, *patterns)
-
-    def unfreeze(self, *patterns: str) -> None:
-        """Train again what was frozen; an optimizer that `compile` has built takes it in."""
-        parameters.unfreeze(self, *patterns)
-        self._session.take_in_unfrozen()
-
     def stop(self, reason: str = "model.stop() was called") -> None:
         """End a running `fit` after this batch; validation and the end of the epoch still come."""
         self._session.stop(reason)
@@ -297,3 +288,6 @@ class Model(Wrapper):
     def optimizer(self) -> Optimizer:
         """The optimizer, with its state."""
         return self._session.optimizer
+
+    def _take_in_unfrozen(self) -> None:
+        self._session.take_in_unfrozen()

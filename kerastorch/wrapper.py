@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kerastorch import checkpoint
+from kerastorch import checkpoint, parameters
 from kerastorch.summary import summary as print_summary
 
 
@@ -70,6 +70,21 @@ class Wrapper(nn.Module):
         """Print layers, output shapes and parameters; the arguments are those of `kerastorch.summary`."""
         options = {"input_data": input_data, "style": style, "print_fn": print_fn}
         print_summary(self.module, input_shape, input_dtype, batch_size, **options)
+
+    def freeze(self, *patterns: str) -> None:
+        """Keep parameters and BatchNorm statistics as they are: `model.freeze("backbone.*", "*.bias")`; all by default.
+
+        See `kerastorch.parameters.freeze`. An optimizer that `compile` was given as a name leaves them out.
+        """
+        parameters.freeze(self, *patterns)
+
+    def unfreeze(self, *patterns: str) -> None:
+        """Train again what was frozen; an optimizer that `compile` has built takes it in."""
+        parameters.unfreeze(self, *patterns)
+        self._take_in_unfrozen()
+
+    def _take_in_unfrozen(self) -> None:
+        """Tell a subclass that has an optimizer."""
 
     def save_weights(self, path: str | Path) -> None:
         """Write the weights, as `.safetensors` or in torch's format; the file is whole or not there.
