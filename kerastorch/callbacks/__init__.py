@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from kerastorch.callbacks.checkpoint import ModelCheckpoint
     from kerastorch.callbacks.csv_logger import CSVLogger
     from kerastorch.callbacks.early_stopping import EarlyStopping
+    from kerastorch.callbacks.lr_monitor import LearningRateMonitor
     from kerastorch.callbacks.nan import TerminateOnNaN
+    from kerastorch.callbacks.notify import Notify
     from kerastorch.callbacks.plateau import ReduceLROnPlateau
     from kerastorch.callbacks.schedule import LearningRateScheduler
     from kerastorch.callbacks.tensorboard import TensorBoard
+    from kerastorch.callbacks.timer import Timer
 
 __all__ = [
     "CSVLogger",
@@ -22,11 +25,14 @@ __all__ = [
     "DeviceTransfer",
     "EarlyStopping",
     "LambdaCallback",
+    "LearningRateMonitor",
     "LearningRateScheduler",
     "ModelCheckpoint",
+    "Notify",
     "ReduceLROnPlateau",
     "TensorBoard",
     "TerminateOnNaN",
+    "Timer",
 ]
 
 __getattr__ = lazy.attributes(
@@ -34,10 +40,13 @@ __getattr__ = lazy.attributes(
     {
         "CSVLogger": "csv_logger",
         "EarlyStopping": "early_stopping",
+        "LearningRateMonitor": "lr_monitor",
         "LearningRateScheduler": "schedule",
         "ModelCheckpoint": "checkpoint",
+        "Notify": "notify",
         "ReduceLROnPlateau": "plateau",
         "TensorBoard": "tensorboard",
         "TerminateOnNaN": "nan",
+        "Timer": "timer",
     },
 )
