@@ -186,8 +186,8 @@ class Session:
             run.train_loss = self._weighted(feed.by_class)
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
         transfer = [] if has_transfer else [DeviceTransfer("auto" if recipe is None else recipe.device)]
-        thawing = [self._thawing()] if trains else []
-        hooks = Hooks(_of_this_process([*transfer, *own, *thawing, *display(verbose)], run), run, self._model)
+        weights = [self._thawing()] if trains else self.running[1].of_weights if self.running else []
+        hooks = Hooks(_of_this_process([*transfer, *own, *weights, *display(verbose)], run), run, self._model)
         self._give_steps(run, hooks)
         for note in feed.notes if verbose else ():
             print(note, flush=True)
@@ -237,7 +237,7 @@ class Session:
         train, evaluate = self.own_step("train_step"), self.own_step("evaluate_step")
         run.train_step = functools.partial(step.train_step, run, hooks)
         run.evaluate_step = functools.partial(step.evaluate_step, run)
-        run.predict_step = functools.partial(step.predict_step, run)
+        run.predict_step, run.prepare = functools.partial(step.predict_step, run), hooks.prepare
         if train is not None:
             run.train_step = functools.partial(step.own_train_step, run, step.by_batch(train))
         if evaluate is not None:

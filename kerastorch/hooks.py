@@ -190,6 +190,11 @@ class Hooks:
                 named[f"{name} {same + 1}" if same else name] = callback
         return named
 
+    @property
+    def of_weights(self) -> list[Callback]:
+        """Those that put other weights into the net; an evaluation inside this run uses them as well."""
+        return [callback for callback in self.callbacks if callback.stage == "weights"]
+
     def emit(self, name: HookName, *arguments: Any) -> None:
         """Call a hook of every callback that listens to it."""
         for listener in self._listeners[name]:

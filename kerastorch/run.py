@@ -42,6 +42,7 @@ class Run:
         stop_reason: Why training ends early; None as long as it does not.
         interrupted: It ends inside the epoch, which then is not finished.
         current: The batch that is worked on, for the note on an error.
+        prepare: Hands a batch through what callbacks do to it before it is used; the loop does so by itself.
         call: The net as a function of a batch's `x`; decided at the first batch of data.
         checked: The data whose first batch was looked at, by their names.
         verbose: Whether anything is to be shown.
@@ -64,6 +65,7 @@ class Run:
     train_step: Callable[[Batch], None] = _unset
     evaluate_step: Callable[[Batch], None] = _unset
     predict_step: Callable[[Batch], Any] = _unset
+    prepare: Callable[[Batch], Batch] = _unset
     stop_reason: str | None = None
     interrupted: bool = False
     current: Batch | None = None

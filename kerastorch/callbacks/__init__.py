@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     from kerastorch.callbacks.checkpoint import ModelCheckpoint
     from kerastorch.callbacks.csv_logger import CSVLogger
     from kerastorch.callbacks.early_stopping import EarlyStopping
+    from kerastorch.callbacks.ema import ExponentialMovingAverage, SwapEMAWeights
+    from kerastorch.callbacks.freeze import Freeze
+    from kerastorch.callbacks.gradients import GradientLogger
     from kerastorch.callbacks.lr_monitor import LearningRateMonitor
     from kerastorch.callbacks.nan import TerminateOnNaN
     from kerastorch.callbacks.notify import Notify
+    from kerastorch.callbacks.one_cycle import OneCycle, WarmupCosine
     from kerastorch.callbacks.plateau import ReduceLROnPlateau
     from kerastorch.callbacks.schedule import LearningRateScheduler
+    from kerastorch.callbacks.swa import StochasticWeightAveraging
     from kerastorch.callbacks.tensorboard import TensorBoard
     from kerastorch.callbacks.timer import Timer
 
@@ -24,15 +29,22 @@ __all__ = [
     "Callback",
     "DeviceTransfer",
     "EarlyStopping",
+    "ExponentialMovingAverage",
+    "Freeze",
+    "GradientLogger",
     "LambdaCallback",
     "LearningRateMonitor",
     "LearningRateScheduler",
     "ModelCheckpoint",
     "Notify",
+    "OneCycle",
     "ReduceLROnPlateau",
+    "StochasticWeightAveraging",
+    "SwapEMAWeights",
     "TensorBoard",
     "TerminateOnNaN",
     "Timer",
+    "WarmupCosine",
 ]
 
 __getattr__ = lazy.attributes(
@@ -40,13 +52,20 @@ __getattr__ = lazy.attributes(
     {
         "CSVLogger": "csv_logger",
         "EarlyStopping": "early_stopping",
+        "ExponentialMovingAverage": "ema",
+        "Freeze": "freeze",
+        "GradientLogger": "gradients",
         "LearningRateMonitor": "lr_monitor",
         "LearningRateScheduler": "schedule",
         "ModelCheckpoint": "checkpoint",
         "Notify": "notify",
+        "OneCycle": "one_cycle",
         "ReduceLROnPlateau": "plateau",
+        "StochasticWeightAveraging": "swa",
+        "SwapEMAWeights": "ema",
         "TensorBoard": "tensorboard",
         "TerminateOnNaN": "nan",
         "Timer": "timer",
+        "WarmupCosine": "one_cycle",
     },
 )

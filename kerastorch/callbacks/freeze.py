@@ -1,0 +1,89 @@
+"""Parts of a net that are left as they are for the first epochs."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kerastorch import isolate, parameters
+from kerastorch.callbacks.monitor import check_counts
+from kerastorch.hooks import Callback, Logs
+
+
+class Freeze(Callback):
+    """Freezes parts of the net for the first epochs of `fit`, such as a pretrained backbone while a new head learns.
+
+    As `model.freeze` does, it holds the statistics of BatchNorm as well. What is frozen already stays so. All that this
+    callback has frozen is trained again from epoch `until_epoch` on, and when `fit` ends before, also by an error: the
+    net is as it was given. Every `fit` begins anew.
+
+    Example:
+        >>> kt.callbacks.Freeze("backbone", until_epoch=3)  # for three epochs: 0, 1 and 2
+
+    Args:
+        patterns: Names of modules or parameters, in which `*` stands for any text: `"backbone"`, `"*.bias"`.
+        until_epoch: The first epoch to train them in, counted from 0; so it is for how many epochs they are frozen.
+
+    Raises:
+        TypeError: A pattern is no text.
+        ValueError: There is no pattern, or a negative number; when training begins, a pattern matches nothing, or all
+            that could be trained is frozen.
+    """
+
+    def __init__(self, *patterns: str, until_epoch: int) -> None:
+        wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
+        if wrong:
+            raise TypeError(f"Patterns are names, one after the other: 'backbone.*', '*.bias'; got {wrong[0]!r}.")
+        if not patterns:
+            raise ValueError("Freeze needs a pattern; type Freeze('backbone', until_epoch=3).")
+        check_counts(until_epoch=until_epoch)
+        self.patterns = patterns
+        self.until_epoch = until_epoch
+        self._frozen: list[str] = []
+        self._by_hand: list[nn.Module] = []
+
+    def __repr__(self) -> str:
+        return f"Freeze({', '.join(map(repr, self.patterns))}, until_epoch={self.until_epoch})"
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Freeze, if the first epoch is early enough."""
+        self._frozen, self._by_hand = [], []
+        if self.run.state.epoch < self.until_epoch:
+            self._freeze()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        """Unfreeze, if it is time."""
+        if self._frozen and epoch >= self.until_epoch:
+            self._unfreeze()
+            self.run.say(f"From epoch {epoch + 1} on, {', '.join(self.patterns)} is trained as well.")
+
+    def on_train_end(self, logs: Logs) -> None:
+        """Unfreeze, if training ended early."""
+        self._unfreeze()
+
+    def on_exception(self, error: BaseException) -> None:
+        """Unfreeze, if it was training that failed."""
+        if self.run.trains:
+            self._unfreeze()
+
+    def _freeze(self) -> None:
+        module = self.model
+        trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        lively = {name: part for name, part in module.named_modules() if not isolate.is_held(part)}
+        resting = {part for part in lively.values() if not part.training}
+        parameters.freeze(module, *self.patterns)
+        left = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        held = {name: part for name, part in lively.items() if isolate.is_held(part)}
+        self._by_hand = [part for part in held.values() if part in resting]
+        bare = [name for name, part in held.items() if not list(part.parameters(recurse=False))]
+        self._frozen = [*sorted(trained - left), *bare]
+        if not left:
+            self._unfreeze()
+            raise ValueError(f"{self!r} would freeze all that is trained. Give patterns that leave something.")
+
+    def _unfreeze(self) -> None:
+        frozen, self._frozen = self._frozen, []
+        if frozen:  # without a name, all would be unfrozen
+            parameters.unfreeze(self.model, *frozen)
+        by_hand, self._by_hand = self._by_hand, []
+        for part in by_hand:  # in evaluation mode in the middle of training: the user's own doing
+            part.training = False
