@@ -63,7 +63,7 @@ def fit(run: Run, hooks: Hooks) -> History:
 def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
     """Train on every batch once, from the first that is not finished."""
     state, data = run.state, run.train_data
-    run.call = None  # validation data may have had another form
+    run.phase, run.call = "train", None  # validation data may have had another form
     if state.batch == 0:
         state.begin_epoch()
         hooks.emit("on_epoch_begin", epoch, {})
@@ -97,7 +97,7 @@ def test_epochs(run: Run, hooks: Hooks) -> dict[str, Any]:
 
 def test_epoch(run: Run, hooks: Hooks, data: DataSource) -> dict[str, Any]:
     """Evaluate every batch once. Net, modes and random numbers are afterwards as they were."""
-    run.val_data, run.call, metrics = data, None, run.val_metrics
+    run.phase, run.val_data, run.call, metrics = "val", data, None, run.val_metrics
     metrics.reset()
     with isolate.evaluation(run.state.module):
         hooks.emit("on_test_begin", {})
@@ -118,7 +118,8 @@ def test_epoch(run: Run, hooks: Hooks, data: DataSource) -> dict[str, Any]:
 def predict(run: Run, hooks: Hooks) -> Any:
     """Return the outputs for all data in their order, on the CPU."""
     outputs: list[Any] = []
-    run.val_data = data = next(iter(run.val_sets.values()))
+    data = next(iter(run.val_sets.values()))
+    run.phase, run.val_data = "predict", data
     with explained(run, hooks), isolate.evaluation(run.state.module):
         hooks.emit("on_predict_begin", {})
         for batch in prepared(run, hooks, data.batches(0)):

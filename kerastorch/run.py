@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -45,6 +45,7 @@ class Run:
         prepare: Hands a batch through what callbacks do to it before it is used; the loop does so by itself.
         call: The net as a function of a batch's `x`; decided at the first batch of data.
         checked: The data whose first batch was looked at, by their names.
+        phase: What is being done: `"train"`, `"val"` for every evaluation, also inside fit, or `"predict"`.
         verbose: Whether anything is to be shown.
         writers: What loggers write with, each called with the optimizer's step and the values.
     """
@@ -71,6 +72,7 @@ class Run:
     current: Batch | None = None
     call: Callable[[Any], Any] | None = None
     checked: set[str] = field(default_factory=set)
+    phase: Literal["train", "val", "predict"] = "train"
     verbose: bool = False
     writers: list[Callable[[int, Mapping[str, Any]], None]] = field(default_factory=list)
 

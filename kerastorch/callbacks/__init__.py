@@ -8,6 +8,7 @@ from kerastorch.callbacks.functions import LambdaCallback
 from kerastorch.hooks import Callback
 
 if TYPE_CHECKING:
+    from kerastorch.callbacks.batch_transform import BatchTransform
     from kerastorch.callbacks.checkpoint import ModelCheckpoint
     from kerastorch.callbacks.csv_logger import CSVLogger
     from kerastorch.callbacks.early_stopping import EarlyStopping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from kerastorch.callbacks.freeze import Freeze
     from kerastorch.callbacks.gradients import GradientLogger
     from kerastorch.callbacks.lr_monitor import LearningRateMonitor
+    from kerastorch.callbacks.mixing import CutMix, MixUp
     from kerastorch.callbacks.nan import TerminateOnNaN
     from kerastorch.callbacks.notify import Notify
     from kerastorch.callbacks.one_cycle import OneCycle, WarmupCosine
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from kerastorch.callbacks.timer import Timer
 
 __all__ = [
+    "BatchTransform",
     "CSVLogger",
     "Callback",
+    "CutMix",
     "DeviceTransfer",
     "EarlyStopping",
     "ExponentialMovingAverage",
@@ -35,6 +39,7 @@ __all__ = [
     "LambdaCallback",
     "LearningRateMonitor",
     "LearningRateScheduler",
+    "MixUp",
     "ModelCheckpoint",
     "Notify",
     "OneCycle",
@@ -50,13 +55,16 @@ __all__ = [
 __getattr__ = lazy.attributes(
     __name__,
     {
+        "BatchTransform": "batch_transform",
         "CSVLogger": "csv_logger",
+        "CutMix": "mixing",
         "EarlyStopping": "early_stopping",
         "ExponentialMovingAverage": "ema",
         "Freeze": "freeze",
         "GradientLogger": "gradients",
         "LearningRateMonitor": "lr_monitor",
         "LearningRateScheduler": "schedule",
+        "MixUp": "mixing",
         "ModelCheckpoint": "checkpoint",
         "Notify": "notify",
         "OneCycle": "one_cycle",

@@ -29,6 +29,7 @@ class Batch:
         y: Targets `(N, ...)`, nested as the user likes; None where there are none.
         weight: Weight of each sample `(N,)`; nested like `y` for weights of each output; or None.
         size: Number of samples N.
+        truth: What metrics compare with, where that is something else than `y`: the labels behind mixed targets.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Batch:
     y: Any = None
     weight: Any = None
     size: int = 1
+    truth: Any = None
 
     def describe(self) -> str:
         """Say shapes, dtypes and devices in one line."""

@@ -57,10 +57,11 @@ class MetricSet(Mapping[str, float]):
             prediction: The part of the output that metrics of one output see; all of it by default.
         """
         seen = output if prediction is None else prediction
+        truth = batch.y if batch.truth is None else batch.truth
         for name, loss, weight in losses:
             self._add_loss(name, _read_if_free(loss), None if weight is None else _read_if_free(weight))
         for name, metric in self.metrics.items():
-            self._add(name, metric.measure(output if metric.whole else seen, batch.y, batch.weight, batch.size))
+            self._add(name, metric.measure(output if metric.whole else seen, truth, batch.weight, batch.size))
         self.samples += batch.size
         self._values = None
 
