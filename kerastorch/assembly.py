@@ -187,7 +187,8 @@ class Session:
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
         transfer = [] if has_transfer else [DeviceTransfer("auto" if recipe is None else recipe.device)]
         weights = [self._thawing()] if trains else self.running[1].of_weights if self.running else []
-        hooks = Hooks(_of_this_process([*transfer, *own, *weights, *display(verbose)], run), run, self._model)
+        given = [*transfer, *own, *weights, *display(verbose, own)]
+        hooks = Hooks(_of_this_process(given, run), run, self._model)
         self._give_steps(run, hooks)
         for note in feed.notes if verbose else ():
             print(note, flush=True)

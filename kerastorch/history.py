@@ -6,11 +6,13 @@ import csv
 import html
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from kerastorch import curves
 from kerastorch.errors import did_you_mean, needs
 
 _MINIMISED = {"loss", "error", "err", "mse", "mae", "rmse", "mape", "perplexity", "ppl", "hinge", "nll", "wer", "cer"}
@@ -67,6 +69,7 @@ class History:
         [0.087, 0.152, 0.086]
         >>> history.best("val_loss")
         Best(epoch=2, value=0.086)
+        >>> history.plot()  # in a notebook, the last line of a cell
 
     Attributes:
         epoch: The numbers of the epochs, from 0.
@@ -106,6 +109,51 @@ class History:
         direction = better_direction(name) if mode == "auto" else mode
         value, epoch = (min if direction == "min" else max)(values, key=lambda pair: pair[0])
         return Best(epoch, value)
+
+    def plot(
+        self, names: Sequence[str] | None = None, *, log_scale: bool = False, path: str | Path | None = None
+    ) -> Any:
+        """Draw the curves of loss and metrics, training and validation of each in one chart.
+
+        A star is at the best epoch of each curve, where its name tells which one that is. Epochs count from 1. Points
+        are joined across epochs without a number.
+
+        Example:
+            >>> history.plot(path="history.png")
+            >>> history.plot(["loss", "lr"], log_scale=True)
+
+        Args:
+            names: Metrics, each with its validation: `"loss"`; or single columns: `"val_loss"`. By default all that
+                are one number per epoch, but not the times, and `"lr"` only if it changes.
+            log_scale: Whether values are on a logarithmic scale; those that are not positive are left out.
+            path: The file to write as well: `.png`, `.svg` or `.pdf`; directories are made.
+
+        Returns:
+            A `matplotlib.figure.Figure`. It is in no window and not known to pyplot, so it need not be closed.
+
+        Raises:
+            KeyError: There is no such name.
+            ValueError: No epoch has finished, nothing is left to draw, or `path` has another ending.
+            MissingPackageError: matplotlib is not installed.
+        """
+        if not self.rows:
+            raise ValueError("There is nothing to draw: no epoch has finished.")
+        file = None if path is None else curves.check_path(path, "History.plot")
+        charts = self.charts(names)
+        if not charts:
+            raise ValueError("There is nothing to draw: no value is one number per epoch, or names is empty.")
+        figure = curves.draw(charts, log_scale=log_scale, purpose="History.plot")
+        if file is not None:
+            curves.write(figure, file)
+        return figure
+
+    def charts(self, names: Sequence[str] | None = None) -> list[curves.Chart]:
+        """Return what `plot` draws."""
+        best = {}
+        for name in self:
+            with suppress(ValueError):  # its name tells no direction, or it is no number
+                best[name] = self.best(name)
+        return curves.charts(self._shown(), self.epoch, best=best, names=names)
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with one row per epoch, indexed by the number of the epoch."""

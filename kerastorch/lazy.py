@@ -17,7 +17,7 @@ def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: Its `__name__`.
-        homes: The module in it that defines each name.
+        homes: The module that defines each name, relative to the package: `".nan"`; a module is its own: `".plot"`.
     """
 
     def find(name: str) -> Any:
@@ -25,7 +25,8 @@ def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         if home is None:
             known = [*homes, *vars(sys.modules[package])]
             raise AttributeError(f"module {package!r} has no attribute {name!r}.{did_you_mean(name, known)}")
-        value = getattr(import_module(f"{package}.{home}"), name)
+        module = import_module(home, package)
+        value = module if home == f".{name}" else getattr(module, name)
         setattr(sys.modules[package], name, value)  # found at once from now on
         return value
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kerastorch.callbacks.swa import StochasticWeightAveraging
     from kerastorch.callbacks.tensorboard import TensorBoard
     from kerastorch.callbacks.timer import Timer
+    from kerastorch.display.live import LivePlot
 
 __all__ = [
     "BatchTransform",
@@ -39,6 +40,7 @@ __all__ = [
     "LambdaCallback",
     "LearningRateMonitor",
     "LearningRateScheduler",
+    "LivePlot",
     "MixUp",
     "ModelCheckpoint",
     "Notify",
@@ -55,25 +57,26 @@ __all__ = [
 __getattr__ = lazy.attributes(
     __name__,
     {
-        "BatchTransform": "batch_transform",
-        "CSVLogger": "csv_logger",
-        "CutMix": "mixing",
-        "EarlyStopping": "early_stopping",
-        "ExponentialMovingAverage": "ema",
-        "Freeze": "freeze",
-        "GradientLogger": "gradients",
-        "LearningRateMonitor": "lr_monitor",
-        "LearningRateScheduler": "schedule",
-        "MixUp": "mixing",
-        "ModelCheckpoint": "checkpoint",
-        "Notify": "notify",
-        "OneCycle": "one_cycle",
-        "ReduceLROnPlateau": "plateau",
-        "StochasticWeightAveraging": "swa",
-        "SwapEMAWeights": "ema",
-        "TensorBoard": "tensorboard",
-        "TerminateOnNaN": "nan",
-        "Timer": "timer",
-        "WarmupCosine": "one_cycle",
+        "BatchTransform": ".batch_transform",
+        "CSVLogger": ".csv_logger",
+        "CutMix": ".mixing",
+        "EarlyStopping": ".early_stopping",
+        "ExponentialMovingAverage": ".ema",
+        "Freeze": ".freeze",
+        "GradientLogger": ".gradients",
+        "LearningRateMonitor": ".lr_monitor",
+        "LearningRateScheduler": ".schedule",
+        "LivePlot": "..display.live",
+        "MixUp": ".mixing",
+        "ModelCheckpoint": ".checkpoint",
+        "Notify": ".notify",
+        "OneCycle": ".one_cycle",
+        "ReduceLROnPlateau": ".plateau",
+        "StochasticWeightAveraging": ".swa",
+        "SwapEMAWeights": ".ema",
+        "TensorBoard": ".tensorboard",
+        "TerminateOnNaN": ".nan",
+        "Timer": ".timer",
+        "WarmupCosine": ".one_cycle",
     },
 )
