@@ -192,7 +192,7 @@ class Session:
         self._give_steps(run, hooks)
         for note in feed.notes if verbose else ():
             print(note, flush=True)
-        with self._running_as(run, hooks, trains=bool(trains)):
+        with self._running_as(run, hooks, trains=bool(trains)), hooks.around():
             yield run, hooks
 
     def on_batch(self, what: str, x: Any, y: Any, weight: Any) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class Session:
         run.evaluate_step = functools.partial(step.evaluate_step, run)
         run.predict_step, run.prepare = functools.partial(step.predict_step, run), hooks.prepare
         if train is not None:
-            run.train_step = functools.partial(step.own_train_step, run, step.by_batch(train))
+            run.train_step, run.has_own_step = functools.partial(step.own_train_step, run, step.by_batch(train)), True
         if evaluate is not None:
             run.evaluate_step = functools.partial(step.own_evaluate_step, run, step.by_batch(evaluate))
 

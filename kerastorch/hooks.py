@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -12,6 +13,7 @@ from kerastorch.errors import add_note, did_you_mean
 from kerastorch.run import Run
 
 Logs = Mapping[str, float]
+Listener = Callable[..., Any]
 HookName = Literal[
     "on_train_begin",
     "on_train_end",
@@ -152,6 +154,11 @@ class Callback:
         run = self.run
         return {"epochs": run.epochs, "steps": run.train_data.steps, "verbose": int(run.verbose)}
 
+    @contextmanager
+    def around(self, hooks: Hooks) -> Iterator[None]:
+        """The whole call happens in this context: after all is put together, before the first hook, beyond the last."""
+        yield
+
 
 class Hooks:
     """The callbacks of one run, by stages; which of them listen to what is found out once.
@@ -170,13 +177,14 @@ class Hooks:
             callback.set_model(model)
         self.callbacks = sorted(given, key=lambda callback: STAGES.index(callback.stage))
         at_end = sorted(given, key=lambda callback: STAGES_AT_END.index(callback.stage))
-        self._listeners = {
+        self._owners = {
             name: tuple(
-                getattr(callback, name)
-                for callback in (at_end if name in _AT_END else self.callbacks)
-                if _overrides(callback, name)
+                callback for callback in (at_end if name in _AT_END else self.callbacks) if _overrides(callback, name)
             )
             for name in HOOKS
+        }
+        self._listeners = {
+            name: tuple(getattr(callback, name) for callback in owners) for name, owners in self._owners.items()
         }
         self.prepares = bool(self._listeners["prepare_batch"])
 
@@ -195,6 +203,25 @@ class Hooks:
         """Those that put other weights into the net; an evaluation inside this run uses them as well."""
         return [callback for callback in self.callbacks if callback.stage == "weights"]
 
+    def wrap(self, wrapper: Callable[[Callback, HookName, Listener], Listener]) -> None:
+        """Put another function in the place of each that a hook calls, such as one that takes the time.
+
+        Args:
+            wrapper: Given a callback, the name of a hook and what that calls; returns what to call instead.
+        """
+        for name, owners in self._owners.items():
+            pairs = zip(owners, self._listeners[name], strict=True)
+            self._listeners[name] = tuple(wrapper(owner, name, listener) for owner, listener in pairs)
+
+    @contextmanager
+    def around(self) -> Iterator[None]:
+        """Enter the context of each callback that has one."""
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                if _overrides(callback, "around"):
+                    stack.enter_context(callback.around(self))
+            yield
+
     def emit(self, name: HookName, *arguments: Any) -> None:
         """Call a hook of every callback that listens to it."""
         for listener in self._listeners[name]:
@@ -202,11 +229,11 @@ class Hooks:
 
     def emit_exception(self, error: BaseException) -> None:
         """Tell every callback of an error, and let none of them take its place."""
-        for listener in self._listeners["on_exception"]:
+        for owner, listener in zip(self._owners["on_exception"], self._listeners["on_exception"], strict=True):
             try:
                 listener(error)
             except Exception as another:  # the terminal and the files of the others are still to be closed
-                add_note(error, f"kerastorch: on_exception of {_owner(listener)} failed as well: {another!r}")
+                add_note(error, f"kerastorch: on_exception of {type(owner).__name__} failed as well: {another!r}")
 
     def prepare(self, batch: Batch) -> Batch:
         """Hand a batch through every `prepare_batch`.
@@ -217,14 +244,11 @@ class Hooks:
         for prepare in self._listeners["prepare_batch"]:
             given, batch = batch, prepare(batch)
             if not isinstance(batch, Batch):
+                owner = self._owners["prepare_batch"][self._listeners["prepare_batch"].index(prepare)]
                 raise TypeError(
-                    f"prepare_batch of {_owner(prepare)} must return a {type(given).__name__}; got {batch!r}."
+                    f"prepare_batch of {type(owner).__name__} must return a {type(given).__name__}; got {batch!r}."
                 )
         return batch
-
-
-def _owner(listener: Callable[..., Any]) -> str:
-    return type(getattr(listener, "__self__", listener)).__name__
 
 
 def _overrides(callback: Callback, name: str) -> bool:

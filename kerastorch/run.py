@@ -39,6 +39,7 @@ class Run:
         log_step_freq: Tell of every so many steps; None for never.
         lookahead: Prepare a batch while the one before it is worked on; a transfer to an accelerator sets it.
         device: Where the net is.
+        has_own_step: Whether `train_step` is the user's own.
         stop_reason: Why training ends early; None as long as it does not.
         interrupted: It ends inside the epoch, which then is not finished.
         current: The batch that is worked on, for the note on an error.
@@ -67,6 +68,7 @@ class Run:
     evaluate_step: Callable[[Batch], None] = _unset
     predict_step: Callable[[Batch], Any] = _unset
     prepare: Callable[[Batch], Batch] = _unset
+    has_own_step: bool = False
     stop_reason: str | None = None
     interrupted: bool = False
     current: Batch | None = None

@@ -1,5 +1,6 @@
 import inspect
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ def test_every_hook_is_a_documented_method_of_callback():
     methods = {
         name for name, value in vars(Callback).items() if inspect.isfunction(value) and not name.startswith("__")
     }
-    assert methods == {*HOOKS, "state_dict", "load_state_dict", "set_model"}
+    assert methods == {*HOOKS, "around", "state_dict", "load_state_dict", "set_model"}
     assert all(getattr(Callback, name).__doc__ for name in methods)
 
 
@@ -171,3 +172,71 @@ def test_a_hook_of_another_name_raises_with_the_right_one(name, hint):
     callback = type("Mine", (Callback,), {name: lambda self, *arguments: None})()
     with pytest.raises(AttributeError, match=rf"Mine.{name} is no hook and would never be called\. {hint}"):
         Hooks([callback], run=None, model=None)
+
+
+def test_what_hooks_call_can_be_wrapped():
+    calls = []
+
+    class Note(Callback):
+        def on_epoch_end(self, epoch, logs):
+            calls.append(("inside", epoch))
+
+        def on_exception(self, error):
+            raise KeyError("second")
+
+        def prepare_batch(self, batch):
+            return None
+
+    def wrapper(owner, name, listener):
+        assert isinstance(owner, Note)
+
+        def wrapped(*arguments):
+            calls.append(name)
+            return listener(*arguments)
+
+        return wrapped
+
+    hooks = Hooks([Callback(), Note()], run=None, model=None)
+    hooks.wrap(wrapper)
+    hooks.emit("on_epoch_end", 3, {})
+    hooks.emit("on_epoch_begin", 3, {})
+    assert calls == ["on_epoch_end", ("inside", 3)]
+    with pytest.raises(TypeError, match="prepare_batch of Note must return a Batch"):
+        hooks.prepare(Batch(0, 1))
+    hooks.emit_exception(ValueError("first"))
+    assert calls[2:] == ["prepare_batch", "on_exception"]
+
+
+def test_a_call_happens_inside_the_contexts_of_its_callbacks():
+    events = []
+
+    class Inside(Callback):
+        def __init__(self, name):
+            self.name = name
+
+        @contextmanager
+        def around(self, hooks):
+            events.append(f"{self.name} in")
+            try:
+                yield
+            finally:
+                events.append(f"{self.name} out")
+
+        def on_train_begin(self, logs):
+            events.append(f"{self.name} begins")
+
+        def on_train_end(self, logs):
+            events.append(f"{self.name} ends")
+
+    model = kt.Model(nn.Linear(1, 1))
+    model.compile("mse", "sgd")
+    data = (torch.ones(2, 1), torch.ones(2, 1))
+    model.fit(1, data, callbacks=[Inside("a"), Inside("b")], verbose=0)
+    assert events == ["a in", "b in", "a begins", "b begins", "a ends", "b ends", "b out", "a out"]
+    events.clear()
+    stop = kt.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        model.fit(1, data, callbacks=[Inside("a"), stop], verbose=0)
+    assert events == ["a in", "a begins", "a out"]
+    with Callback().around(Hooks([], run=None, model=None)):
+        pass

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kerastorch.callbacks.notify import Notify
     from kerastorch.callbacks.one_cycle import OneCycle, WarmupCosine
     from kerastorch.callbacks.plateau import ReduceLROnPlateau
+    from kerastorch.callbacks.profiler import Profiler
     from kerastorch.callbacks.schedule import LearningRateScheduler
     from kerastorch.callbacks.swa import StochasticWeightAveraging
     from kerastorch.callbacks.tensorboard import TensorBoard
@@ -45,6 +46,7 @@ __all__ = [
     "ModelCheckpoint",
     "Notify",
     "OneCycle",
+    "Profiler",
     "ReduceLROnPlateau",
     "StochasticWeightAveraging",
     "SwapEMAWeights",
@@ -71,6 +73,7 @@ __getattr__ = lazy.attributes(
         "ModelCheckpoint": ".checkpoint",
         "Notify": ".notify",
         "OneCycle": ".one_cycle",
+        "Profiler": ".profiler",
         "ReduceLROnPlateau": ".plateau",
         "StochasticWeightAveraging": ".swa",
         "SwapEMAWeights": ".ema",

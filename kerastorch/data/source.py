@@ -25,11 +25,13 @@ class DataSource(ABC):
         name: What the user calls it, for messages: `"dl_train"`.
         steps: Batches per epoch; None while unknown.
         one_shot: It can be read once only.
+        loader: What the batches are read from; None for data in memory.
     """
 
     name: str
     steps: int | None
     one_shot: bool = False
+    loader: Iterable[Any] | None = None
 
     @abstractmethod
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -152,7 +154,7 @@ class LoaderSource(DataSource):
         self.name = name
         self.steps = _length(loader)
         self.one_shot = is_one_shot(loader)
-        self._loader = loader
+        self.loader: Iterable[Any] = loader
         self._float_dtype = float_dtype
         self._has_given = False
         if self.steps == 0:
@@ -160,13 +162,13 @@ class LoaderSource(DataSource):
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yield what the loader gives, however much that is."""
-        _set_epoch(self._loader, epoch)
+        _set_epoch(self.loader, epoch)
         index = -1
-        for index, item in enumerate(self._loader):
+        for index, item in enumerate(self.loader):
             yield unpack(item, index, self._float_dtype)
         self._has_given = self._has_given or index >= 0
-        if not self._has_given and getattr(self._loader, "drop_last", False):  # a stream of unknown length
-            raise DataError(_too_few(self.name, None, getattr(self._loader, "batch_size", None)))
+        if not self._has_given and getattr(self.loader, "drop_last", False):  # a stream of unknown length
+            raise DataError(_too_few(self.name, None, getattr(self.loader, "batch_size", None)))
 
 
 class LimitedSource(DataSource):
@@ -179,6 +181,7 @@ class LimitedSource(DataSource):
     def __init__(self, source: DataSource, steps: int, *, continues: bool) -> None:
         self.name = source.name
         self.steps: int = steps
+        self.loader = source.loader
         self._source = source
         self._continued = self._endless() if continues else None
 
