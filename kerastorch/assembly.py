@@ -158,6 +158,7 @@ class Session:
         feed: Feed | None = None,
         *,
         trains: str = "",
+        profile: bool = False,
         **parts: Any,
     ) -> Iterator[tuple[Run, Hooks]]:
         """Begin a run with its steps, and its callbacks: the transfer to the device first, the display last.
@@ -167,6 +168,7 @@ class Session:
             verbose: What to show.
             feed: What is read.
             trains: The name of the call, if it trains.
+            profile: Whether to take the time of its parts.
             parts: Of the run.
 
         Raises:
@@ -180,6 +182,10 @@ class Session:
             if self.own_step("train_step") is None:  # a step of the user's own may have optimizers of its own
                 self._keeper.check(self.state)
         recipe, own, feed = self.recipe, list(callbacks or ()), feed or Feed()
+        if profile:
+            from kerastorch.callbacks import Profiler
+
+            own.append(Profiler())
         run = Run(self.state, self._strategy, self.loss, val_metrics=self._sums("val"), **parts)
         run.train_data, run.val_sets, run.verbose = feed.train, feed.val_sets, bool(verbose)
         if feed.by_class is not None:

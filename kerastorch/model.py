@@ -100,6 +100,7 @@ class Model(Wrapper):
         validation_split: float | None = None,
         stratify: Any = False,
         class_weight: Any = None,
+        profile: bool = False,
     ) -> History:
         """Train. A second call trains on, from the weights and the state of the optimizer that are there.
 
@@ -114,8 +115,8 @@ class Model(Wrapper):
             dl_val: What to validate on after each epoch; or `{"easy": ..., "hard": ...}`, logged as `val_easy_loss`.
             log_step_freq: Steps between two lines of the log, and two points of the curves per step; none by default.
             callbacks: Callbacks, called in their order.
-            verbose: `"auto"` and 1: a bar on a terminal, else the text of torchkeras; `"table"`: that text; 2: a line
-                per epoch; 0: nothing.
+            verbose: `"auto"` and 1: a bar on a terminal, bar and curves in a notebook, else the text of torchkeras;
+                `"table"`: that text; 2: a line per epoch; 0: nothing.
             initial_epoch: The number of the first epoch, from 0.
             steps_per_epoch: Batches per epoch; the next epoch goes on where one ended. For data without end.
             validation_steps: Batches per validation; always the first ones, but a generator goes on.
@@ -129,6 +130,7 @@ class Model(Wrapper):
             stratify: Whether the split keeps the shares of the classes; or the classes to keep.
             class_weight: Weight of each class in the training loss: a dict, a tensor `(C,)`, or `"balanced"` for the
                 inverse of their frequencies. Metrics and validation are not weighted.
+            profile: Print at the end where the time went; `kt.callbacks.Profiler` can do more.
 
         Returns:
             Loss, metrics, `lr`, `seconds` and `samples_per_second` of each epoch.
@@ -145,7 +147,7 @@ class Model(Wrapper):
         options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes, stratify, class_weight)
         data = feed.for_training(self.module, dl_train, dl_val, options, epochs=epochs - initial_epoch)
         parts = {"epochs": epochs, "validation_freq": validation_freq, "log_step_freq": log_step_freq}
-        with self._session.begin(callbacks, verbose, data, trains="fit", **parts) as (run, hooks):
+        with self._session.begin(callbacks, verbose, data, trains="fit", profile=profile, **parts) as (run, hooks):
             run.state.begin_fit(initial_epoch)
             self.history = run.state.history
             with graceful_interrupt(lambda: run.interrupt("Ctrl-C")):

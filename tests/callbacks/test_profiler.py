@@ -514,3 +514,14 @@ def test_a_trace_that_cannot_be_written_is_told_of_before_training(tmp_path):
 def test_repr_is_the_call(tmp_path):
     assert repr(Profiler()) == "Profiler(None, sync=True)"
     assert repr(Profiler("trace.json", sync=False)) == "Profiler('trace.json', sync=False)"
+
+
+def test_fit_takes_it_as_an_option(capsys):
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    model.fit(1, (torch.randn(8, 2), torch.randn(8, 1)), profile=True, verbose=0)
+    out = capsys.readouterr().out
+    assert "forward" in out
+    assert "optimizer" in out
+    model.fit(1, (torch.randn(8, 2), torch.randn(8, 1)), verbose=0)
+    assert capsys.readouterr().out == ""
