@@ -57,6 +57,16 @@ _NAMES_ELSEWHERE: dict[str, HookName] = {  # of older Keras, Lightning, Poutyne 
 _AT_END = ("on_train_end", "on_exception")
 
 
+class _Params:
+    """What Keras tells a callback of a run; a callback may well have `params` of its own, which come first."""
+
+    def __get__(self, callback: Callback | None, owner: type) -> dict[str, Any]:
+        if callback is None:
+            return {}
+        run = callback.run
+        return {"epochs": run.epochs, "steps": run.train_data.steps, "verbose": int(run.verbose)}
+
+
 class Callback:
     """Something that happens during training. Override the hooks you need; the others cost nothing.
 
@@ -79,11 +89,13 @@ class Callback:
         stage: When among others it is called; set it in the class.
         run: The parts of this run: `run.state.optimizer`, `run.stop(reason)`, `run.log(values)`.
         model: The `kerastorch.Model`.
+        params: `{"epochs": ..., "steps": ..., "verbose": ...}`, for callbacks that were written for Keras.
     """
 
     stage: Stage = "ordinary"
     run: Run
     model: nn.Module
+    params: dict[str, Any] = _Params()  # type: ignore[assignment]
 
     def on_train_begin(self, logs: Logs) -> None:
         """Before the first epoch."""
@@ -147,12 +159,6 @@ class Callback:
     def set_model(self, model: nn.Module) -> None:
         """Remember the model; called before each call that the callback is given to."""
         self.model = model
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """`{"epochs": ..., "steps": ..., "verbose": ...}`, for callbacks that were written for Keras."""
-        run = self.run
-        return {"epochs": run.epochs, "steps": run.train_data.steps, "verbose": int(run.verbose)}
 
     @contextmanager
     def around(self, hooks: Hooks) -> Iterator[None]:

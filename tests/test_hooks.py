@@ -240,3 +240,14 @@ def test_a_call_happens_inside_the_contexts_of_its_callbacks():
     assert events == ["a in", "a begins", "a out"]
     with Callback().around(Hooks([], run=None, model=None)):
         pass
+
+
+def test_a_callback_may_have_params_of_its_own():
+    class Mine(Callback):
+        def __init__(self):
+            self.params = [1, 2]
+
+    mine = Mine()
+    Hooks([mine], run=None, model=None)
+    assert mine.params == [1, 2]
+    assert Callback.params == {}

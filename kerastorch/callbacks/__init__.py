@@ -15,17 +15,22 @@ if TYPE_CHECKING:
     from kerastorch.callbacks.ema import ExponentialMovingAverage, SwapEMAWeights
     from kerastorch.callbacks.freeze import Freeze
     from kerastorch.callbacks.gradients import GradientLogger
+    from kerastorch.callbacks.json_logger import JSONLogger
+    from kerastorch.callbacks.logger import Logger
     from kerastorch.callbacks.lr_monitor import LearningRateMonitor
     from kerastorch.callbacks.mixing import CutMix, MixUp
+    from kerastorch.callbacks.mlflow import MLflow
     from kerastorch.callbacks.nan import TerminateOnNaN
     from kerastorch.callbacks.notify import Notify
     from kerastorch.callbacks.one_cycle import OneCycle, WarmupCosine
     from kerastorch.callbacks.plateau import ReduceLROnPlateau
     from kerastorch.callbacks.profiler import Profiler
+    from kerastorch.callbacks.remote_monitor import RemoteMonitor
     from kerastorch.callbacks.schedule import LearningRateScheduler
     from kerastorch.callbacks.swa import StochasticWeightAveraging
     from kerastorch.callbacks.tensorboard import TensorBoard
     from kerastorch.callbacks.timer import Timer
+    from kerastorch.callbacks.wandb import WandB
     from kerastorch.display.live import LivePlot
 
 __all__ = [
@@ -38,21 +43,26 @@ __all__ = [
     "ExponentialMovingAverage",
     "Freeze",
     "GradientLogger",
+    "JSONLogger",
     "LambdaCallback",
     "LearningRateMonitor",
     "LearningRateScheduler",
     "LivePlot",
+    "Logger",
+    "MLflow",
     "MixUp",
     "ModelCheckpoint",
     "Notify",
     "OneCycle",
     "Profiler",
     "ReduceLROnPlateau",
+    "RemoteMonitor",
     "StochasticWeightAveraging",
     "SwapEMAWeights",
     "TensorBoard",
     "TerminateOnNaN",
     "Timer",
+    "WandB",
     "WarmupCosine",
 ]
 
@@ -66,20 +76,25 @@ __getattr__ = lazy.attributes(
         "ExponentialMovingAverage": ".ema",
         "Freeze": ".freeze",
         "GradientLogger": ".gradients",
+        "JSONLogger": ".json_logger",
         "LearningRateMonitor": ".lr_monitor",
         "LearningRateScheduler": ".schedule",
         "LivePlot": "..display.live",
+        "Logger": ".logger",
+        "MLflow": ".mlflow",
         "MixUp": ".mixing",
         "ModelCheckpoint": ".checkpoint",
         "Notify": ".notify",
         "OneCycle": ".one_cycle",
         "Profiler": ".profiler",
         "ReduceLROnPlateau": ".plateau",
+        "RemoteMonitor": ".remote_monitor",
         "StochasticWeightAveraging": ".swa",
         "SwapEMAWeights": ".ema",
         "TensorBoard": ".tensorboard",
         "TerminateOnNaN": ".nan",
         "Timer": ".timer",
+        "WandB": ".wandb",
         "WarmupCosine": ".one_cycle",
     },
 )

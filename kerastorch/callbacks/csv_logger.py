@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kerastorch.hooks import Callback, Logs, Stage
+from kerastorch.callbacks.logger import Logger
 
-_NO_METRICS = ("lr", "seconds", "samples_per_second")  # an epoch has these once, not for training and validation
+_NO_METRICS = (
+    "epoch",
+    "lr",
+    "seconds",
+    "samples_per_second",
+)  # an epoch has these once, not for training and validation
 
 
-class CSVLogger(Callback):
+class CSVLogger(Logger):
     """Writes one line per epoch: its number from 0, and every value of the logs by name.
 
     Each line is on its way to the disk when the next epoch begins, and the file is not kept open, so nothing is lost
     whatever ends training. What an epoch does not have is `NA`, NaN is `nan`, several numbers are a list `[0.5, 1.0]`.
+    Values that are not those of an epoch are not written; `JSONLogger` writes them.
 
     The columns are those of the first epoch, and those that its validation would have had.
 
@@ -36,7 +41,7 @@ class CSVLogger(Callback):
         ValueError: `separator` is not one character; or, at the start of training, the file has no column `epoch`.
     """
 
-    stage: Stage = "logger"
+    update_freq = "epoch"
 
     def __init__(self, filename: str | Path, separator: str = ",", append: bool = False) -> None:
         if len(separator) != 1:
@@ -49,26 +54,30 @@ class CSVLogger(Callback):
     def __repr__(self) -> str:
         return f"CSVLogger({str(self.filename)!r}, {self.separator!r}, append={self.append})"
 
-    def on_train_begin(self, logs: Logs) -> None:
+    def open(self) -> None:
         """See that the file can be written, before an epoch is spent."""
+        if not self.run.trains:
+            return
         self.filename.parent.mkdir(parents=True, exist_ok=True)
         with self.filename.open("a", encoding="utf-8"):
             pass
         self.columns = self._columns_of_file() if self.append else []
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write a line, the first time with a line of names before it."""
+        if "epoch" not in values:
+            return
         if not self.columns:
-            self.columns = ["epoch", *self._expected(logs)]
-            self._write(self.columns, "w")
-        unknown = [name for name in logs if name not in self.columns]
+            columns = self._expected(values)
+            self._write(columns, "w")
+            self.columns = columns
+        unknown = [name for name in values if name not in self.columns]
         if unknown:
-            warnings.warn(
+            self.warn_once(
+                ", ".join(unknown),
                 f"{self.filename} has no column for {', '.join(unknown)}, which the first epoch lacked; left out.",
-                stacklevel=2,
             )
-        row = {"epoch": epoch, **logs}
-        self._write([_cell(row.get(name)) for name in self.columns], "a")
+        self._write([_cell(values.get(name)) for name in self.columns], "a")
 
     def _write(self, row: Iterable[Any], mode: str) -> None:
         with self.filename.open(mode, newline="", encoding="utf-8") as file:
@@ -84,16 +93,16 @@ class CSVLogger(Callback):
             )
         return columns
 
-    def _expected(self, logs: Logs) -> list[str]:
+    def _expected(self, values: Mapping[str, Any]) -> list[str]:
         """Return the names of an epoch, with those of a validation that is still to come."""
         trains, validates = self.run.state.metrics.metrics, self.run.val_metrics.metrics
-        trained = [name for name in logs if not name.startswith("val_") and name not in _NO_METRICS]
+        trained = [name for name in values if not name.startswith("val_") and name not in _NO_METRICS]
         both = [name for name in trained if name not in trains or name in validates]
         measured = [*both, *(name for name in validates if name not in trains)]
         validated = [f"val_{prefix}{name}" for prefix in self.run.val_sets for name in measured]
-        has_validation = any(name.startswith("val_") for name in logs)
-        rest = [name for name in logs if name not in trained]
-        return list(dict.fromkeys([*trained, *([] if has_validation else validated), *rest]))
+        has_validation = any(name.startswith("val_") for name in values)
+        rest = [name for name in values if name not in trained]
+        return list(dict.fromkeys(["epoch", *trained, *([] if has_validation else validated), *rest]))
 
 
 def _cell(value: Any) -> Any:

@@ -1,65 +1,117 @@
-"""Curves for TensorBoard."""
+"""Curves, histograms, pictures and the graph for TensorBoard."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kerastorch.callbacks.events import add_graph, add_histogram, add_histograms, add_precision_recall, hparams_event
+from kerastorch.callbacks.logger import Logger, UpdateFreq, check_update_freq
+from kerastorch.callbacks.monitor import check_counts
+from kerastorch.callbacks.values import as_array, drawn, images, kind, number
 from kerastorch.errors import needs
-from kerastorch.history import numbers
-from kerastorch.hooks import Callback, Logs, Stage
+from kerastorch.hooks import Logs
+from kerastorch.metrics import PrecisionRecallCurve
 
 
-class TensorBoard(Callback):
+class TensorBoard(Logger):
     """Writes loss and metrics as curves: `tensorboard --logdir logs` shows them.
 
     Training goes to `log_dir/train`, validation to `log_dir/validation`, both under `epoch_<name>`, so that they are
     drawn into one chart. Every `update_freq` steps the running values of training are written as `batch_<name>`.
-    Epochs count from 0, steps are those of the optimizer since `compile`.
+    Epochs count from 0, steps are those of the optimizer since `compile`. The result of `evaluate` goes to
+    `log_dir/test`.
+
+    What others hand to `run.log` is written by what it is: numbers as curves, text, matplotlib figures, images, and
+    other arrays as histograms. Images are `(C, H, W)` or `(N, C, H, W)`, or have the channels last, 1, 3 or 4 of them;
+    sides are 8 or more, floats from 0 to 1. A metric `kt.metrics.PrecisionRecallCurve` is drawn as such, each class.
+
+    Example:
+        >>> kt.callbacks.TensorBoard("logs/wide", histogram_freq=1, hparams={"lr": 1e-3, "width": 64})
+        >>> self.run.log({"val_samples": images})  # in a callback; to log_dir/validation, since it begins with val_
 
     Args:
-        log_dir: Where to; made when the first value is written.
-        update_freq: Steps between two points of the `batch_` curves; by default what `fit` was told as `log_step_freq`.
-            0 for none.
+        log_dir: Where to; made when the first value is written. One for each run lets runs be compared.
+        update_freq: Steps between two points of the `batch_` curves; 0 or `"epoch"` for none. By default what `fit` was
+            told as `log_step_freq`.
+        histogram_freq: Epochs between two histograms of each parameter and of its last gradient; 0 for none. All of
+            them are copied to the CPU for it.
+        write_graph: Draw the net once, from the first batch. A copy of it is traced, so it must fit twice. Inputs must
+            be tensors, or a tuple of them.
+        hparams: What distinguishes this run from others, for the tab HPARAMS, which shows it beside the last values.
 
     Raises:
         MissingPackageError: The package tensorboard is not installed.
+        ValueError: A number is negative, or `update_freq` is something else.
     """
 
-    stage: Stage = "logger"
-
-    def __init__(self, log_dir: str | Path = "logs", *, update_freq: int | None = None) -> None:
+    def __init__(
+        self,
+        log_dir: str | Path = "logs",
+        *,
+        update_freq: UpdateFreq = None,
+        histogram_freq: int = 0,
+        write_graph: bool = False,
+        hparams: Mapping[str, Any] | None = None,
+    ) -> None:
         needs("tensorboard", purpose="The TensorBoard callback")
+        check_update_freq(update_freq)
+        check_counts(histogram_freq=histogram_freq)
         self.log_dir = Path(log_dir)
         self.update_freq = update_freq
+        self.histogram_freq = histogram_freq
+        self.write_graph = write_graph
+        self.hparams = None if hparams is None else dict(hparams)
         self._writers: dict[str, Any] = {}
+        self._draws = False  # whether the graph is still to be drawn
 
     def __repr__(self) -> str:
-        return f"TensorBoard({str(self.log_dir)!r}, update_freq={self.update_freq})"
+        given: dict[str, Any] = {"histogram_freq": self.histogram_freq or None, "write_graph": self.write_graph or None}
+        given["hparams"] = self.hparams
+        rest = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
+        return f"TensorBoard({str(self.log_dir)!r}, update_freq={self.update_freq!r}{rest})"
+
+    def open(self) -> None:
+        """See whether there is something to write before the first value."""
+        self._draws = self.write_graph and self.run.trains
+        if self.hparams is not None and self.run.trains:
+            self._write_hparams(ends=False)
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        """Write the running values, every `update_freq` steps."""
-        every = self.run.log_step_freq if self.update_freq is None else self.update_freq
-        step = self.run.state.step
-        if every and step % every == 0:
-            for name, value in logs.items():
-                self._writer("train").add_scalar(f"batch_{name}", value, step)
+        """Draw the net after its first batch, when lazy modules have their shapes; write the running means."""
+        if self._draws:
+            self._draws = False
+            self._draw()
+        super().on_train_batch_end(batch, logs)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Write the values of the epoch."""
-        for name, value in numbers(logs).items():
-            place = "validation" if name.startswith("val_") else "train"
-            self._writer(place).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
-        for writer in self._writers.values():
-            writer.flush()
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write each value by what it is."""
+        epoch = values.get("epoch")
+        for name, value in values.items():
+            if name == "epoch":
+                continue
+            writer, tag = self._writer(_place(name)), name.removeprefix("val_")
+            if epoch is not None and self._is_curve(name):
+                add_precision_recall(writer, tag, value, epoch)
+            elif epoch is not None:
+                self._add(writer, f"epoch_{tag}", value, epoch)
+            else:
+                self._add(writer, tag, value, step)
+        if epoch is not None and self.histogram_freq and (epoch + 1) % self.histogram_freq == 0:
+            add_histograms(self._writer("train"), self.run.state.module, epoch)
+        if epoch is not None:
+            for writer in self._writers.values():
+                writer.flush()
 
-    def on_train_end(self, logs: Logs) -> None:
+    def close(self, error: BaseException | None) -> None:
         """Close the files."""
-        self._close()
-
-    def on_exception(self, error: BaseException) -> None:
-        """Close the files; what was written stays."""
-        self._close()
+        writers = list(self._writers.values())
+        self._writers.clear()
+        for writer in writers:
+            writer.close()
+        if self.hparams is not None and self.run.trains and error is None:
+            self._write_hparams(ends=True)
 
     def _writer(self, place: str) -> Any:
         if place not in self._writers:
@@ -67,7 +119,50 @@ class TensorBoard(Callback):
             self._writers[place] = module.SummaryWriter(str(self.log_dir / place))
         return self._writers[place]
 
-    def _close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+    def _is_curve(self, name: str) -> bool:
+        """Whether a value of an epoch is that of a PrecisionRecallCurve."""
+        metrics = dict(self.run.state.metrics.metrics)
+        for prefix in self.run.val_sets:
+            metrics |= {f"val_{prefix}{key}": metric for key, metric in self.run.val_metrics.metrics.items()}
+        return isinstance(metrics.get(name), PrecisionRecallCurve)
+
+    def _draw(self) -> None:
+        batch = self.run.current
+        try:
+            if batch is not None:
+                add_graph(self._writer("train"), self.run.state.module, batch.x)
+        except Exception as error:  # what torch cannot trace fails in many ways
+            self._warn_of_graph(error)
+
+    def _warn_of_graph(self, error: Exception) -> None:
+        text = " ".join(str(error).split())
+        text = text if len(text) < 300 else f"{text[:300]} ..."
+        self.warn_once("graph", f"{self!r} cannot draw the net: {type(error).__name__}: {text} Training goes on.")
+
+    def _write_hparams(self, *, ends: bool) -> None:
+        module = needs("torch.utils.tensorboard.writer", purpose="The TensorBoard callback", install="tensorboard")
+        writer = module.FileWriter(str(self.log_dir))  # in the folder above, so that the values of both belong to it
+        writer.add_summary(hparams_event(self.hparams or {}, ends=ends))
+        writer.close()
+
+    def _add(self, writer: Any, tag: str, value: Any, step: int) -> None:
+        match kind(value):
+            case "number":
+                writer.add_scalar(tag, number(value), step)
+            case "text":
+                writer.add_text(tag, value, step)
+            case "figure":
+                writer.add_image(tag, drawn(value), step, dataformats="HWC")
+            case "images":
+                writer.add_images(tag, images(value), step, dataformats="NHWC")
+            case "array":
+                add_histogram(writer, tag, as_array(value), step)
+            case _:
+                text = f"{self!r} leaves out {tag!r}: there is no form to show {type(value).__name__} in."
+                self.warn_once(f"{tag} {type(value)}", text)
+
+
+def _place(name: str) -> str:
+    if name.startswith("val_"):
+        return "validation"
+    return "test" if name.startswith("test_") else "train"

@@ -26,12 +26,14 @@ class DataSource(ABC):
         steps: Batches per epoch; None while unknown.
         one_shot: It can be read once only.
         loader: What the batches are read from; None for data in memory.
+        batch_size: Samples in a full batch; None while unknown.
     """
 
     name: str
     steps: int | None
     one_shot: bool = False
     loader: Iterable[Any] | None = None
+    batch_size: int | None = None
 
     @abstractmethod
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -83,7 +85,7 @@ class TensorSource(DataSource):
     ) -> None:
         self.name = name
         self._data = data
-        self._batch_size = batch_size
+        self.batch_size: int = batch_size
         self._shuffle = shuffle
         self._seed = seed
         self._rows = rows
@@ -100,8 +102,8 @@ class TensorSource(DataSource):
         """Yield batches of `batch_size` samples, the last one with what is left."""
         order = self._order(epoch)
         for index in range(self.steps):
-            start = index * self._batch_size
-            stop = min(start + self._batch_size, self._length)
+            start = index * self.batch_size
+            stop = min(start + self.batch_size, self._length)
             chosen = None if order is None else order[start:stop]
             x, y, weight = (*(_take(part, start, stop, chosen) for part in self._data), None, None)[:3]
             yield Batch(index, x, x["labels"] if self._labelled else y, weight, stop - start)
@@ -155,6 +157,7 @@ class LoaderSource(DataSource):
         self.steps = _length(loader)
         self.one_shot = is_one_shot(loader)
         self.loader: Iterable[Any] = loader
+        self.batch_size = getattr(loader, "batch_size", None)
         self._float_dtype = float_dtype
         self._has_given = False
         if self.steps == 0:
@@ -182,6 +185,7 @@ class LimitedSource(DataSource):
         self.name = source.name
         self.steps: int = steps
         self.loader = source.loader
+        self.batch_size = source.batch_size
         self._source = source
         self._continued = self._endless() if continues else None
 

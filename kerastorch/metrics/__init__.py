@@ -3,6 +3,7 @@
 from kerastorch.metrics.accuracy import Accuracy
 from kerastorch.metrics.base import Metric, Rows
 from kerastorch.metrics.confusion import ConfusionMatrix
+from kerastorch.metrics.curve import PrecisionRecallCurve
 from kerastorch.metrics.epoch import Epoch
 from kerastorch.metrics.mean import R2, MeanAbsoluteError, MeanOf, MeanSquaredError, RootMeanSquaredError
 from kerastorch.metrics.names import named
@@ -31,6 +32,7 @@ __all__ = [  # noqa: RUF022 - in the order of the alphabet; F1 is no constant
     "OnOutput",
     "Perplexity",
     "Precision",
+    "PrecisionRecallCurve",
     "R2",
     "Recall",
     "RootMeanSquaredError",

@@ -162,6 +162,16 @@ def test_a_file_with_other_separators_is_not_appended_to(tmp_path):
     assert path.read_text() == before
 
 
+def test_only_epochs_have_lines(tmp_path):
+    callback = CSVLogger(tmp_path / "log.csv")
+    log = LambdaCallback(on_epoch_end=lambda epoch, logs: callback.run.log({"temperature": 0.5}))
+    model = fit(callback, log, log_step_freq=1)
+    before = lines(tmp_path / "log.csv")
+    model.evaluate((X, Y), callbacks=[callback])
+    assert len(before) == 2
+    assert lines(tmp_path / "log.csv") == before
+
+
 def test_a_file_that_cannot_be_written_is_an_error_before_the_first_batch(tmp_path):
     (tmp_path / "log.csv").mkdir()
     seen = []

@@ -1,0 +1,85 @@
+"""One line of JSON for each epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kerastorch.callbacks.logger import Logger, UpdateFreq, check_update_freq
+from kerastorch.callbacks.values import plain
+
+
+class JSONLogger(Logger):
+    """Writes one line of JSON per epoch, `{"step": 938, "epoch": 0, "loss": 0.21, ...}`, and per `update_freq` steps.
+
+    `pandas.read_json(filename, lines=True)` reads it. The lines are strict JSON: NaN and infinity are `null`, arrays
+    are lists. What JSON cannot hold, such as a figure, is left out with a warning, and so are arrays of more than
+    10,000 numbers.
+
+    Each line is on its way to the disk when training goes on, and the file is not kept open: whatever kills the
+    process, at most the line that is being written is lost.
+
+    Example:
+        >>> kt.callbacks.JSONLogger("runs/cifar10.jsonl", update_freq=100)
+
+    Args:
+        filename: The file; directories are made. It is overwritten when the first line is written.
+        append: Add lines to a file that is there; a torn last line is taken away.
+        update_freq: Steps between two lines with the running means `batch_loss`, ...; 0 or `"epoch"` for none. By
+            default what `fit` was told as `log_step_freq`.
+
+    Raises:
+        ValueError: `update_freq` is something else.
+    """
+
+    def __init__(self, filename: str | Path, append: bool = False, *, update_freq: UpdateFreq = None) -> None:
+        check_update_freq(update_freq)
+        self.filename = Path(filename)
+        self.append = append
+        self.update_freq = update_freq
+        self._appends = append
+
+    def __repr__(self) -> str:
+        return f"JSONLogger({str(self.filename)!r}, append={self.append}, update_freq={self.update_freq!r})"
+
+    def open(self) -> None:
+        """See that the file can be written, before an epoch is spent."""
+        self.filename.parent.mkdir(parents=True, exist_ok=True)
+        with self.filename.open("ab"):
+            pass
+        self._appends = self.append or not self.run.trains  # an evaluation does not overwrite the training
+        if self._appends:
+            _mend(self.filename)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write a line."""
+        row: dict[str, Any] = {"step": step}
+        for name, value in values.items():
+            try:
+                row[name] = plain(value)
+            except TypeError as error:
+                self.warn_once(f"{name} {type(value)}", f"{self!r} leaves out {name!r}: {error}.")
+        line = json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
+        with self.filename.open("ab" if self._appends else "wb") as file:
+            file.write(line.encode())
+        self._appends = True
+
+
+def _mend(path: Path) -> None:
+    """End the last line of a file, or take it away where it is torn."""
+    if not path.is_file():
+        return  # a device, or a pipe
+    text = path.read_bytes()
+    start = text.rfind(b"\n") + 1
+    if start == len(text):
+        return
+    try:
+        json.loads(text[start:])
+    except ValueError:
+        with path.open("r+b") as file:
+            file.truncate(start)
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")

@@ -1,0 +1,140 @@
+"""Runs for MLflow."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from kerastorch.callbacks.logger import Logger, UpdateFreq, check_update_freq, configuration
+from kerastorch.callbacks.values import grid, kind, number
+from kerastorch.errors import needs
+
+
+class MLflow(Logger):
+    """Writes each `fit` as a run of MLflow; `mlflow ui` shows them.
+
+    Metrics are numbers, over the steps of the optimizer; `epoch` is one of them. Parameters are what is known of the
+    run: optimizer, learning rate, loss, epochs, batch size, the size of the net. Text, figures and images that others
+    hand to `run.log` become artifacts, several images one; other arrays are left out with a warning. The run ends as
+    `FINISHED`; as `FAILED` after an error, as `KILLED` after Ctrl-C. Why it ended early is its tag `stop_reason`.
+
+    A run that you have started yourself is written to, and is not ended. `evaluate(callbacks=[...])` with the same
+    object adds its result to the run of the last `fit`.
+
+    Example:
+        >>> kt.callbacks.MLflow("cifar10", tracking_uri="sqlite:///mlflow.db", params={"augmented": True})
+
+    Args:
+        experiment: Its name; made if there is none.
+        run_name: Of the run; MLflow thinks of one by default.
+        tracking_uri: Where to: `"sqlite:///mlflow.db"`, or a server. By default as MLflow is set up.
+        tags: Of the run.
+        params: Parameters of your own; they come first where they have the name of one that is known.
+        update_freq: Steps between two points of the running means `batch_loss`, ...; 0 or `"epoch"` for none. By
+            default what `fit` was told as `log_step_freq`.
+
+    Attributes:
+        run_id: Of the last run; None before.
+
+    Raises:
+        MissingPackageError: No package mlflow is installed.
+        ValueError: `update_freq` is something else.
+    """
+
+    def __init__(
+        self,
+        experiment: str = "kerastorch",
+        run_name: str | None = None,
+        tracking_uri: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        *,
+        update_freq: UpdateFreq = None,
+    ) -> None:
+        needs("mlflow", purpose="The MLflow callback")
+        check_update_freq(update_freq)
+        self.experiment = experiment
+        self.run_name = run_name
+        self.tracking_uri = tracking_uri
+        self.tags = dict(tags or {})
+        self.params = dict(params or {})
+        self.update_freq = update_freq
+        self.run_id: str | None = None
+        self._client: Any = None
+        self._ends = False  # whether the run is ours to end
+
+    def __repr__(self) -> str:
+        return (
+            f"MLflow({self.experiment!r}, {self.run_name!r}, tracking_uri={self.tracking_uri!r}, "
+            f"tags={self.tags or None}, params={self.params or None}, update_freq={self.update_freq!r})"
+        )
+
+    def open(self) -> None:
+        """Begin a run, or find the one that is there."""
+        mlflow = needs("mlflow", purpose="The MLflow callback")
+        active, self._ends = mlflow.active_run(), False
+        self._client = mlflow.MlflowClient(self.tracking_uri if active is None else None)
+        if active is not None:
+            self.run_id = active.info.run_id
+        elif self.run.trains or self.run_id is None:
+            self._begin()
+        self._describe()
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write numbers as metrics, other values as artifacts."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        numbers = {_name(name): number(value) for name, value in values.items() if kind(value) == "number"}
+        if numbers:
+            metrics = [Metric(name, value, now, step) for name, value in numbers.items()]
+            self._client.log_batch(self.run_id, metrics=metrics)
+        for name, value in values.items():
+            if kind(value) != "number":
+                self._write_artifact(_name(name), value, step)
+
+    def close(self, error: BaseException | None) -> None:
+        """End the run, if it was begun here."""
+        client, self._client = self._client, None
+        reason = self.run.stop_reason
+        if reason is not None:
+            client.set_tag(self.run_id, "stop_reason", reason)
+        if self._ends:
+            killed = isinstance(error, KeyboardInterrupt) or reason == "Ctrl-C"
+            client.set_terminated(self.run_id, "KILLED" if killed else "FINISHED" if error is None else "FAILED")
+
+    def _begin(self) -> None:
+        client = self._client
+        experiment = client.get_experiment_by_name(self.experiment)
+        number_of_it = client.create_experiment(self.experiment) if experiment is None else experiment.experiment_id
+        tags = {name: str(value) for name, value in self.tags.items()}
+        self.run_id = client.create_run(number_of_it, run_name=self.run_name, tags=tags).info.run_id
+        self._ends = True
+
+    def _describe(self) -> None:
+        """Write the parameters that the run does not have yet: they can be written once."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self.run_id).data.params
+        facts = {_name(name): str(value) for name, value in {**configuration(self.run), **self.params}.items()}
+        new = [Param(name, value) for name, value in facts.items() if name not in known]
+        for start in range(0, len(new), 100):  # MLflow takes no more at once
+            self._client.log_batch(self.run_id, params=new[start : start + 100])
+
+    def _write_artifact(self, name: str, value: Any, step: int) -> None:
+        match kind(value):
+            case "text":
+                self._client.log_text(self.run_id, value, f"{name}/{step}.txt")
+            case "figure":
+                self._client.log_figure(self.run_id, value, f"{name}/{step}.png")
+            case "images":
+                self._client.log_image(self.run_id, grid(value), key=name, step=step)
+            case _:
+                text = f"{self!r} leaves out {name!r}: MLflow has no place for {type(value).__name__}."
+                self.warn_once(f"{name} {type(value)}", text)
+
+
+def _name(name: str) -> str:
+    return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)  # MLflow refuses other characters

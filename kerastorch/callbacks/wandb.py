@@ -1,0 +1,119 @@
+"""Runs for Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from kerastorch.callbacks.logger import Logger, UpdateFreq, check_update_freq, configuration
+from kerastorch.callbacks.values import as_array, drawn, images, kind, number
+from kerastorch.errors import did_you_mean, needs
+
+WandBMode = Literal["offline", "online", "disabled"]
+
+
+class WandB(Logger):
+    """Writes each `fit` as a run of Weights & Biases.
+
+    By default nothing leaves the machine: the run is written to a folder, which `wandb sync` uploads. Values are drawn
+    over the steps of the optimizer. Images and figures that others hand to `run.log` are shown as such, other arrays
+    as histograms; what is none of these is left out with a warning. A run that you have started yourself with
+    `wandb.init` is written to, and is not ended.
+
+    Example:
+        >>> kt.callbacks.WandB("cifar10", name="resnet", mode="online")
+
+    Args:
+        project: Its name.
+        name: Of the run; made up by default.
+        mode: `"offline"`; `"online"` to upload while training, after `wandb login`; `"disabled"` for nothing.
+        config: Values of your own for the table of the runs, beside optimizer, loss, batch size and so on.
+        dir: Where the folder `wandb` is made; by default where the program runs.
+        update_freq: Steps between two points of the running means `batch_loss`, ...; 0 or `"epoch"` for none. By
+            default what `fit` was told as `log_step_freq`.
+
+    Attributes:
+        folder: Of the last run; None before.
+
+    Raises:
+        MissingPackageError: The package wandb is not installed.
+        ValueError: Another `mode` or `update_freq`.
+    """
+
+    def __init__(
+        self,
+        project: str = "kerastorch",
+        *,
+        name: str | None = None,
+        mode: WandBMode = "offline",
+        config: Mapping[str, Any] | None = None,
+        dir: str | Path | None = None,
+        update_freq: UpdateFreq = None,
+    ) -> None:
+        needs("wandb", purpose="The WandB callback")
+        check_update_freq(update_freq)
+        if mode not in get_args(WandBMode):
+            hint = did_you_mean(str(mode), get_args(WandBMode))
+            raise ValueError(f"mode is 'offline', 'online' or 'disabled'; got {mode!r}.{hint}")
+        self.project = project
+        self.name = name
+        self.mode = mode
+        self.config = dict(config or {})
+        self.dir = dir
+        self.update_freq = update_freq
+        self.folder: Path | None = None
+        self._tracked: Any = None
+        self._ends = False  # whether the run is ours to end
+
+    def __repr__(self) -> str:
+        folder = None if self.dir is None else str(self.dir)
+        return (
+            f"WandB({self.project!r}, name={self.name!r}, mode={self.mode!r}, config={self.config or None}, "
+            f"dir={folder!r}, update_freq={self.update_freq!r})"
+        )
+
+    def open(self) -> None:
+        """Begin a run, or find the one that is there."""
+        wandb = needs("wandb", purpose="The WandB callback")
+        config = {**configuration(self.run), **self.config}
+        self._ends = wandb.run is None
+        if self._ends:
+            # "disabled" and the rest of the process are left as they are; the terminal belongs to the display
+            settings = wandb.Settings(silent=not self.run.verbose, console="off")
+            places = {"project": self.project, "name": self.name, "dir": self.dir}
+            self._tracked = wandb.init(**places, mode=self.mode, config=config, settings=settings)
+            self._tracked.define_metric("*", step_metric="optimizer_step")
+        else:
+            self._tracked = wandb.run
+            self._tracked.config.update(config, allow_val_change=True)
+        self.folder = Path(self._tracked.dir).parent
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write values in the form that they are shown in."""
+        row = {name: self._shown(name, value) for name, value in values.items()}
+        kept = {name: value for name, value in row.items() if value is not None}
+        self._tracked.log({"optimizer_step": step, **kept})
+
+    def close(self, error: BaseException | None) -> None:
+        """End the run, if it was begun here."""
+        tracked, self._tracked = self._tracked, None
+        if self._ends:
+            tracked.finish(exit_code=0 if error is None else 1)
+
+    def _shown(self, name: str, value: Any) -> Any:
+        wandb = needs("wandb", purpose="The WandB callback")
+        match kind(value):
+            case "number":
+                return number(value)
+            case "text":
+                return value
+            case "figure":
+                return wandb.Image(drawn(value))
+            case "images":
+                return [wandb.Image(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images(value)]
+            case "array":
+                return wandb.Histogram(as_array(value))
+        text = f"{self!r} leaves out {name!r}: there is no form to show {type(value).__name__} in."
+        self.warn_once(f"{name} {type(value)}", text)
+        return None

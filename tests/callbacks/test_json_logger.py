@@ -1,0 +1,127 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import kerastorch as kt
+from kerastorch.callbacks import JSONLogger, LambdaCallback
+
+X, Y = torch.randn(8, 2), torch.randn(8, 1)
+
+
+def fit(*callbacks, epochs=1, model=None, **options):
+    if model is None:
+        model = kt.Model(nn.Linear(2, 1))
+        model.compile("mse", "sgd")
+    model.fit(epochs, (X, Y), (X, Y), callbacks=list(callbacks), verbose=0, batch_size=4, **options)
+    return model
+
+
+def rows(path):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def test_one_line_an_epoch_with_the_values_of_the_history(tmp_path):
+    path = tmp_path / "new" / "log.jsonl"
+    model = fit(JSONLogger(path), epochs=3)
+    read = rows(path)
+    assert [(row.pop("step"), row.pop("epoch")) for row in read] == [(2, 0), (4, 1), (6, 2)]
+    assert read == model.history.rows
+
+
+def test_lines_of_steps_stand_between_them(tmp_path):
+    fit(JSONLogger(tmp_path / "log.jsonl", update_freq=1))
+    first, _, last = rows(tmp_path / "log.jsonl")
+    assert set(first) == {"step", "batch_loss"}
+    assert last["epoch"] == 0
+
+
+def test_pandas_reads_it(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    model = fit(JSONLogger(tmp_path / "log.jsonl"), epochs=4, validation_freq=2)
+    table = pandas.read_json(tmp_path / "log.jsonl", lines=True, precise_float=True)
+    assert table["loss"].tolist() == model.history["loss"]
+    assert table["val_loss"].isna().tolist() == [True, False, True, False]
+
+
+def test_every_value_is_strict_json_or_left_out_with_a_warning(tmp_path, scripted):
+    values = {"nan": [math.nan], "inf": [-math.inf], "each": [torch.tensor([0.5, math.nan])], "word": ["ä"]}
+    with pytest.warns(UserWarning, match="leaves out") as caught:
+        fit(JSONLogger(tmp_path / "log.jsonl"), scripted(**values, thing=[object()] * 2, large=[torch.zeros(20_000)]))
+    first, second = (str(warning.message).partition("leaves out ")[2] for warning in caught)
+    assert first == "'thing': object is no number, text, list or array."
+    assert second == "'large': 20000 numbers are too many for a text."
+    row = rows(tmp_path / "log.jsonl")[0]
+    assert (row["nan"], row["inf"], row["each"], row["word"]) == (None, None, [0.5, None], "ä")
+    assert not {"thing", "large"} & set(row)
+
+
+def test_a_second_fit_overwrites_and_append_adds(tmp_path):
+    path = tmp_path / "log.jsonl"
+    fit(JSONLogger(path), epochs=3)
+    callback = JSONLogger(path)
+    seen = []
+    fit(callback, LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(len(rows(path)))))
+    assert seen == [3, 3]
+    assert len(rows(path)) == 1
+    fit(JSONLogger(path, append=True), epochs=2)
+    assert [row["epoch"] for row in rows(path)] == [0, 0, 1]
+
+
+def test_an_evaluation_does_not_overwrite_the_training(tmp_path):
+    callback = JSONLogger(tmp_path / "log.jsonl")
+    model = fit(callback)
+    values = model.evaluate((X, Y), callbacks=[callback])
+    assert rows(tmp_path / "log.jsonl")[1] == {"step": 2, "test_loss": values["loss"]}
+
+
+@pytest.mark.parametrize(("end", "kept"), [('{"epoch": 7, "lo', 1), ('{"epoch": 7}', 2), ("", 1)])
+def test_a_torn_last_line_is_taken_away(tmp_path, end, kept):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"epoch": 6}\n' + end)
+    fit(JSONLogger(path, append=True))
+    assert [row["epoch"] for row in rows(path)] == [*[6, 7, 0][:kept], 0]
+
+
+def test_a_process_that_is_killed_loses_at_most_the_line_that_it_writes(tmp_path):
+    path = tmp_path / "log.jsonl"
+    program = f"""
+        import torch, kerastorch as kt
+        model = kt.Model(torch.nn.Linear(2, 1))
+        model.compile("mse", "sgd")
+        data = torch.randn(64, 2), torch.randn(64, 1)
+        logger = kt.callbacks.JSONLogger({str(path)!r}, update_freq=1)
+        model.fit(10**6, data, batch_size=4, verbose=0, callbacks=[logger])
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
+    while not path.exists() or path.stat().st_size < 3_000:
+        time.sleep(0.02)
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    lines = path.read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines[:-1]]
+    assert steps == sorted(steps)
+    assert set(steps) == set(range(1, steps[-1] + 1))
+
+
+def test_a_file_that_cannot_be_written_is_an_error_before_the_first_batch(tmp_path):
+    seen = []
+    with pytest.raises(OSError, match=tmp_path.name):
+        fit(JSONLogger(tmp_path), LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch)))
+    assert seen == []
+
+
+def test_repr_is_the_call():
+    assert repr(JSONLogger("log.jsonl", update_freq=5)) == "JSONLogger('log.jsonl', append=False, update_freq=5)"

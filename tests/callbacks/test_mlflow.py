@@ -1,0 +1,164 @@
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import kerastorch as kt
+from kerastorch.callbacks import LambdaCallback, MLflow
+
+mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+pytest.importorskip("sqlalchemy", reason="mlflow-skinny has no local store without sqlalchemy and alembic")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+X, Y = torch.randn(40, 2), torch.randn(40, 1)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """An empty database: to make its tables takes seconds."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    mlflow.MlflowClient(uri).create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+    return uri
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fit(*callbacks, epochs=2, model=None, **options):
+    if model is None:
+        model = kt.Model(nn.Linear(2, 1))
+        model.compile("mse", torch.optim.SGD(model.parameters(), lr=0.25), ["mae"])
+    model.fit(epochs, (X, Y), (X, Y), callbacks=list(callbacks), verbose=0, batch_size=10, **options)
+    return model
+
+
+def read(callback, database, name):
+    history = mlflow.MlflowClient(database).get_metric_history(callback.run_id, name)
+    return [(metric.step, metric.value) for metric in history]
+
+
+def test_metrics_are_those_of_the_history(database):
+    callback = MLflow("tests", "first", database, tags={"kind": "a test"}, params={"augmented": True, "loss": "own"})
+    model = fit(callback, log_step_freq=2)
+    assert read(callback, database, "loss") == list(zip([4, 8], model.history["loss"], strict=True))
+    assert read(callback, database, "val_mae") == list(zip([4, 8], model.history["val_mae"], strict=True))
+    assert read(callback, database, "epoch") == [(4, 0), (8, 1)]
+    assert [step for step, _ in read(callback, database, "batch_loss")] == [2, 4, 6, 8]
+    run = mlflow.MlflowClient(database).get_run(callback.run_id)
+    assert (run.info.status, run.info.run_name, run.data.tags["kind"]) == ("FINISHED", "first", "a test")
+    expected = {"optimizer": "SGD", "optimizer_lr": "0.25", "epochs": "2", "parameters": "3", "augmented": "True"}
+    assert expected.items() <= run.data.params.items()
+    assert run.data.params["loss"] == "own"
+    assert mlflow.active_run() is None
+
+
+def test_an_error_is_a_failed_run(database):
+    def fail(epoch, logs):
+        raise ZeroDivisionError
+
+    callback = MLflow("tests", tracking_uri=database)
+    with pytest.raises(ZeroDivisionError):
+        fit(callback, LambdaCallback(on_epoch_begin=fail))
+    assert mlflow.MlflowClient(database).get_run(callback.run_id).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_ctrl_c_is_a_killed_run(database, hard, capsys):
+    def press(batch, logs):
+        if hard:
+            raise KeyboardInterrupt
+        callback.run.interrupt("Ctrl-C")
+
+    callback = MLflow("tests", tracking_uri=database)
+    if hard:
+        with pytest.raises(KeyboardInterrupt):
+            fit(callback, LambdaCallback(on_train_batch_end=press))
+    else:
+        fit(callback, LambdaCallback(on_train_batch_end=press))
+    run = mlflow.MlflowClient(database).get_run(callback.run_id)
+    assert run.info.status == "KILLED"
+    assert run.data.tags.get("stop_reason") == (None if hard else "Ctrl-C")
+
+
+def test_a_run_of_the_user_is_written_to_and_not_ended(database):
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(database)
+    try:
+        mlflow.set_experiment("tests")
+        with mlflow.start_run() as run:
+            callback = MLflow("another")
+            model = fit(callback, epochs=1)
+            fit(callback, model=model, epochs=2)  # its parameters are other ones now, which MLflow would refuse
+            assert mlflow.active_run().info.run_id == callback.run_id == run.info.run_id
+            assert mlflow.MlflowClient().get_run(run.info.run_id).info.status == "RUNNING"
+        assert [step for step, _ in read(callback, database, "loss")] == [4, 8, 12]
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_each_fit_is_a_run_and_an_evaluation_belongs_to_the_last(database):
+    callback = MLflow("tests", tracking_uri=database)
+    model = fit(callback, epochs=1)
+    first = callback.run_id
+    fit(callback, model=model, epochs=1)
+    assert callback.run_id != first
+    second = callback.run_id
+    values = model.evaluate((X, Y), callbacks=[callback])
+    assert callback.run_id == second
+    assert read(callback, database, "test_loss") == [(8, values["loss"])]
+    assert mlflow.MlflowClient(database).get_run(second).info.status == "FINISHED"
+
+
+def test_an_evaluation_alone_is_a_run(database):
+    callback = MLflow("tests", tracking_uri=database)
+    fit(epochs=1).evaluate((X, Y), callbacks=[callback])
+    assert mlflow.MlflowClient(database).get_run(callback.run_id).info.status == "FINISHED"
+
+
+def test_other_values_become_artifacts(database, tmp_path):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    image = pytest.importorskip("PIL.Image")
+
+    def log(epoch, logs):
+        callback.run.log({"a note": "ä", "chart": figure, "pictures": torch.ones(2, 1, 8, 8), "f1@0.5": 1.0})
+        callback.run.log({"each": np.arange(3)})
+
+    callback = MLflow("tests", tracking_uri=database)
+    with pytest.warns(UserWarning, match="leaves out 'each': MLflow has no place for ndarray"):
+        fit(callback, LambdaCallback(on_epoch_end=log), epochs=2)
+    client = mlflow.MlflowClient(database)
+    names = {name: [item.path for item in client.list_artifacts(callback.run_id, name)] for name in ("a note", "chart")}
+    assert names == {"a note": ["a note/4.txt", "a note/8.txt"], "chart": ["chart/4.png", "chart/8.png"]}
+    pictures = [item.path for item in client.list_artifacts(callback.run_id, "images") if item.path.endswith(".png")]
+    assert image.open(client.download_artifacts(callback.run_id, pictures[0], str(tmp_path))).size == (16, 8)
+    assert read(callback, database, "f1_0.5") == [(4, 1.0), (8, 1.0)]
+
+
+def test_a_store_that_is_lost_costs_a_warning_and_one_that_never_was_is_an_error(database):
+    callback = MLflow("tests", tracking_uri=database)
+
+    def lose(epoch, logs):
+        callback._client = None
+
+    with pytest.warns(UserWarning, match="could not write: AttributeError"):
+        fit(callback, LambdaCallback(on_epoch_begin=lose), epochs=2)
+    with pytest.raises(mlflow.MlflowException):
+        fit(MLflow("tests", tracking_uri="nonsense://nowhere"))
+
+
+def test_without_the_package_it_says_what_to_install_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ImportError, match=r"The MLflow callback needs the package 'mlflow'"):
+        MLflow()
+
+
+def test_repr_is_the_call():
+    expected = "MLflow('cifar', None, tracking_uri='sqlite:///a.db', tags=None, params={'a': 1}, update_freq=None)"
+    assert repr(MLflow("cifar", tracking_uri="sqlite:///a.db", params={"a": 1})) == expected
