@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from kerastorch import curves
 from kerastorch.errors import did_you_mean, needs
+
+if TYPE_CHECKING:
+    from kerastorch import curves
 
 _MINIMISED = {"loss", "error", "err", "mse", "mae", "rmse", "mape", "perplexity", "ppl", "hinge", "nll", "wer", "cer"}
 _MAXIMISED = {
@@ -138,6 +140,8 @@ class History:
         """
         if not self.rows:
             raise ValueError("There is nothing to draw: no epoch has finished.")
+        from kerastorch import curves
+
         file = None if path is None else curves.check_path(path, "History.plot")
         charts = self.charts(names)
         if not charts:
@@ -149,6 +153,8 @@ class History:
 
     def charts(self, names: Sequence[str] | None = None) -> list[curves.Chart]:
         """Return what `plot` draws."""
+        from kerastorch import curves
+
         best = {}
         for name in self:
             with suppress(ValueError):  # its name tells no direction, or it is no number

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from kerastorch.errors import add_note, did_you_mean
-from kerastorch.summary import nested, table
-from kerastorch.summary.inputs import Inputs, from_data, from_shapes
-from kerastorch.summary.trace import Trace, trace
 from kerastorch.tree import describe
+
+if TYPE_CHECKING:  # imported when a summary is wanted
+    from kerastorch.summary.inputs import Inputs
+    from kerastorch.summary.trace import Trace
 
 __all__ = ["summary"]
 
@@ -87,6 +88,8 @@ def summary(
             f"summary got {got} of input_shape and input_data: give one of them, such as input_shape=(1, 28, 28), "
             "the shape of one sample without the batch dimension."
         )
+    from kerastorch.summary import nested, table
+
     if input_shape is None:
         traced = _trace_data(net, input_data, is_rich=style == "rich")
     else:
@@ -98,6 +101,9 @@ def summary(
 
 
 def _trace_data(net: nn.Module, input_data: Any, *, is_rich: bool) -> Trace:
+    from kerastorch.summary.inputs import from_data
+    from kerastorch.summary.trace import trace
+
     inputs = from_data(input_data, net)
     try:
         return trace(net, inputs, measure=is_rich)
@@ -107,6 +113,9 @@ def _trace_data(net: nn.Module, input_data: Any, *, is_rich: bool) -> Trace:
 
 
 def _trace_shapes(net: nn.Module, input_shape: Any, input_dtype: Any, *, is_rich: bool) -> Trace:
+    from kerastorch.summary.inputs import from_shapes
+    from kerastorch.summary.trace import trace
+
     inputs = from_shapes(input_shape, input_dtype, net, samples=2)
     try:
         return trace(net, inputs, measure=is_rich)

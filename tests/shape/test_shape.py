@@ -84,18 +84,20 @@ def test_inheritance_is_one_deep() -> None:
 def test_import_costs_little_and_brings_nothing_heavy() -> None:
     program = """
         import sys, time
+        started = time.process_time()
         import torch
+        torch_seconds = time.process_time() - started
         before, started = set(sys.modules), time.process_time()
         import kerastorch
         seconds = time.process_time() - started
         new = {name.partition(".")[0] for name in set(sys.modules) - before}
         heavy = {"rich", "prettytable", "pandas", "matplotlib", "tensorboard", "torchmetrics", "torchvision", "sklearn"}
-        print(seconds, sorted(new & heavy), "torch._dynamo" in set(sys.modules) - before)
+        print(seconds / torch_seconds, sorted(new & heavy), "torch._dynamo" in set(sys.modules) - before)
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     results = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
     assert results[0][1:] == ["[]", "False"]
-    assert min(float(seconds) for seconds, *_ in results) < 0.1
+    assert min(float(share) for share, *_ in results) < 0.075  # of some 1.3 s: 0.1 s
 
 
 def test_the_readme_begins_with_the_heart_of_the_first_example() -> None:
