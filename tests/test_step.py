@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from kerastorch.data import Batch
 from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.metrics import MetricSet
 from kerastorch.step import bind, by_batch, clear_gradients, detached, loss_of, own_train_step, train_step
@@ -81,7 +82,7 @@ def test_a_step_without_optimizer_or_loss_says_so():
 
 
 def test_own_steps_are_called_by_batch_or_by_features_and_labels():
-    batch = SimpleNamespace(x=1, y=2, size=4)
+    batch = Batch(0, 1, 2, size=4)
     assert by_batch(lambda features, labels: (features, labels))(batch) == (1, 2)
     assert by_batch(lambda it: it)(batch) is batch
     assert by_batch(lambda it, clip=1.0: it)(batch) is batch
@@ -90,7 +91,7 @@ def test_own_steps_are_called_by_batch_or_by_features_and_labels():
 def test_an_own_step_that_called_the_ordinary_one_is_not_counted_twice():
     state = SimpleNamespace(step=0, metrics=MetricSet({}))
     run = SimpleNamespace(state=state)
-    batch = SimpleNamespace(x=1, y=2, size=4)
+    batch = Batch(0, 1, 2, size=4)
     own_train_step(run, lambda it: {"loss": 3.0}, batch)
     assert state.step == 1
     assert dict(state.metrics) == {"loss": 3.0}
@@ -107,7 +108,7 @@ def ordinary(run):
 
 def test_an_own_step_may_add_values_to_those_of_the_ordinary_one():
     run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})))
-    batch = SimpleNamespace(x=1, y=2, size=4)
+    batch = Batch(0, 1, 2, size=4)
     step = ordinary(run)
     own_train_step(run, step, batch)
     own_train_step(run, lambda it: step(it) or {"norm": 2.0}, batch)
@@ -122,7 +123,7 @@ def test_an_own_step_may_add_values_to_those_of_the_ordinary_one():
 def test_an_own_step_that_notes_nothing_is_an_error(value):
     run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})))
     with pytest.raises(MismatchError, match=r"must return a dict of values, such as {'loss': loss}; got"):
-        own_train_step(run, lambda it: value, SimpleNamespace(x=1, y=2, size=4))
+        own_train_step(run, lambda it: value, Batch(0, 1, 2, size=4))
 
 
 def test_gradients_are_cleared_by_the_optimizer_itself_where_it_has_a_way_of_its_own():

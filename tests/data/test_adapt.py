@@ -528,7 +528,7 @@ def test_rows_that_are_not_there_are_refused(form, rows, text):
 def test_rows_are_taken_without_a_copy_of_the_data():
     (x,) = source_of("tensors", rows=ROWS)._data[:1]
     assert x is X
-    dataset = source_of("Dataset", rows=torch.arange(COUNT))._loader.dataset
+    dataset = source_of("Dataset", rows=torch.arange(COUNT)).loader.dataset
     assert type(dataset.indices[0]) is int
     assert dataset.indices.itemsize == 8
 
