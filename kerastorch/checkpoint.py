@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
+import reprlib
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -16,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from kerastorch.errors import CheckpointError, did_you_mean, needs
 
 FORMAT = 1
+_PLAIN = (bool, int, float, complex, str, bytes)
 _WRAPPERS = ("module.", "_orig_mod.", "net.")  # DataParallel, torch.compile, torchkeras
 
 
@@ -23,14 +28,16 @@ def save(content: Mapping[str, Any], path: str | Path) -> None:
     """Write a training state; a file of this name is there afterwards as a whole, or as it was before.
 
     Args:
-        content: Plain containers and tensors.
+        content: Plain containers, numbers, texts and tensors. Numbers and arrays of NumPy become those of Python and
+            torch.
         path: Where to; missing directories are made.
 
     Raises:
-        CheckpointError: It cannot be written.
+        CheckpointError: It cannot be written, or holds what could not be loaded again without running code.
     """
+    plain = {"format": FORMAT, "torch": str(torch.__version__)} | {key: _plain(content[key], key) for key in content}
     with _replaced(Path(path).expanduser()) as file:
-        torch.save({"format": FORMAT, "torch": str(torch.__version__), **content}, file)
+        torch.save(plain, file)
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
@@ -128,6 +135,36 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Pa
     if any(problems):
         raise CheckpointError(f"{source} does not fit {type(module).__name__}. {' '.join(filter(None, problems))}")
     module.load_state_dict(weights, strict=strict)
+
+
+def _plain(tree: Any, place: str) -> Any:
+    """Return a tree that `load` can read."""
+    if tree is None or type(tree) in _PLAIN or isinstance(tree, (Tensor, torch.Size, torch.dtype, torch.device)):
+        return tree
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if isinstance(tree, np.ndarray) and tree.dtype.kind in "biufc":
+        return torch.from_numpy(tree.copy())
+    if isinstance(tree, (OrderedDict, Counter)) or type(tree) is dict:
+        items = {_plain(key, f"a key of {place}"): _plain(value, f"{place}/{key}") for key, value in tree.items()}
+        return _with_attributes(tree, items)
+    if type(tree) in (list, tuple, set):
+        return type(tree)(_plain(value, f"{place}/{index}") for index, value in enumerate(tree))
+    raise CheckpointError(
+        f"{place} is a {type(tree).__name__}, {reprlib.repr(tree)}, which could not be loaded again without running "
+        "code. A checkpoint holds numbers, texts and tensors, and lists and dicts of them."
+    )
+
+
+def _with_attributes(tree: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the items as a dict of the kind of another; torch notes the versions of modules in its attributes."""
+    if type(tree) is dict:
+        return items
+    copied = copy.copy(tree)
+    copied.clear()
+    for key, value in items.items():
+        copied[key] = value
+    return copied
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -57,7 +57,7 @@ class Monitor:
 
     def improves(self, logs: Logs) -> bool:
         """Whether the value is the best so far, and remember it. NaN never is."""
-        value = logs[self.name]
+        value = float(logs[self.name])
         if math.isnan(value) or not (self.best is None or self._better(value, self.best)):
             return False
         self.best = value
