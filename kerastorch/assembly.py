@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kerastorch import isolate, step
-from kerastorch.callbacks import DeviceTransfer, LambdaCallback
+from kerastorch.callbacks import DeviceTransfer
 from kerastorch.data.batch import unpack
 from kerastorch.display import Verbose, display
 from kerastorch.errors import BusyError, MismatchError, NotCompiledError
 from kerastorch.feed import Feed, float_dtype
-from kerastorch.hooks import Callback, Hooks
+from kerastorch.hooks import Callback, Hooks, Logs, Stage
 from kerastorch.keeper import OptimizerKeeper
 from kerastorch.losses import ComputedLoss, Objective
 from kerastorch.metrics import MetricSet
@@ -84,8 +84,9 @@ class Session:
 
     @property
     def stops(self) -> bool:
-        """Whether the running `fit` is about to end."""
-        return self._fit is not None and self._fit.stop_reason is not None
+        """Whether what is running is about to end."""
+        running = self._fit if self.running is None else self.running[0]
+        return running is not None and running.stop_reason is not None
 
     def stop(self, reason: str) -> None:
         """End the running `fit`, if there is one, also out of an evaluation inside it."""
@@ -144,12 +145,6 @@ class Session:
         if self._state is not None:
             self._keeper.take_in_unfrozen(self.state)
 
-    def _thawing(self) -> Callback:
-        """Return a callback by which what others unfreeze is trained from the next epoch on."""
-        callback = LambdaCallback(on_epoch_begin=lambda epoch, logs: self._keeper.thaw(self.state))
-        callback.stage = "weights"  # after the others
-        return callback
-
     @contextmanager
     def begin(
         self,
@@ -182,7 +177,7 @@ class Session:
             if self.own_step("train_step") is None:  # a step of the user's own may have optimizers of its own
                 self._keeper.check(self.state)
         recipe, own, feed = self.recipe, list(callbacks or ()), feed or Feed()
-        if profile:
+        if profile and not any(type(callback).__name__ == "Profiler" for callback in own):
             from kerastorch.callbacks import Profiler
 
             own.append(Profiler())
@@ -192,7 +187,7 @@ class Session:
             run.train_loss = self._weighted(feed.by_class)
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
         transfer = [] if has_transfer else [DeviceTransfer("auto" if recipe is None else recipe.device)]
-        weights = [self._thawing()] if trains else self.running[1].of_weights if self.running else []
+        weights = [_Thawing(self._keeper)] if trains else self.running[1].of_weights if self.running else []
         given = [*transfer, *own, *weights, *display(verbose, own)]
         hooks = Hooks(_of_this_process(given, run), run, self._model)
         self._give_steps(run, hooks)
@@ -219,21 +214,22 @@ class Session:
     @contextmanager
     def _running_as(self, run: Run, hooks: Hooks, *, trains: bool) -> Iterator[None]:
         before, fit = self.running, self._fit
-        self.running, self._fit = (run, hooks), run if trains else fit
+        self.running, self._fit, run.is_live = (run, hooks), run if trains else fit, True
         if trains:
             run.state.extras = hooks.stateful()
+            if run.has_own_step:
+                named = vars(self._model).items()
+                run.state.optimizers = {name: value for name, value in named if isinstance(value, Optimizer)}
         try:
             yield
         finally:
-            self.running, self._fit = before, fit
+            self.running, self._fit, run.is_live = before, fit, False
             for source in run.sources():
                 source.close()
             if trains:
                 run.state.metrics.reset()  # metrics may keep every row of an epoch
                 run.state.extras = {}
-            if before is not None:  # a callback evaluated in the middle of fit, perhaps with a callback of that fit
-                for callback in before[1].callbacks:
-                    callback.run = before[0]
+            hooks.give_back()  # a callback may have evaluated in the middle of fit, with a callback of that fit
 
     def own_step(self, name: str) -> Callable[..., Any] | None:
         """Return the user's own step, where there is one: of a subclass, or set on the model."""
@@ -253,6 +249,44 @@ class Session:
     def _refuse_inside_fit(self, what: str) -> None:
         if self._fit is not None:
             raise BusyError(f"{what} was called inside fit, and would spoil it. evaluate and predict may be.")
+
+
+class _Thawing(Callback):
+    """Lets what other callbacks unfreeze be trained from the next epoch on."""
+
+    stage: Stage = "weights"  # after the others
+
+    def __init__(self, keeper: OptimizerKeeper) -> None:
+        self._keeper = keeper
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        """Look for it."""
+        self._keeper.thaw(self.run.state)
+
+
+class StopFlag:
+    """A flag of a model by which callbacks that were written for Keras end what is running.
+
+    Args:
+        verb: `"training"` ends after this batch, with its validation; the others at once, and not inside `fit`.
+    """
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+
+    def __get__(self, model: Any, owner: type) -> Any:
+        return self if model is None else model._session.stops
+
+    def __set__(self, model: Any, value: bool) -> None:
+        session: Session = model._session
+        if not value:
+            return
+        if self._verb == "training":
+            session.stop("model.stop_training")
+        elif session.running is not None and session.running[0].trains:
+            raise BusyError(f"model.stop_{self._verb} is for evaluate and predict. In fit type validation_steps=...")
+        elif session.running is not None:
+            session.running[0].interrupt(f"model.stop_{self._verb}")
 
 
 def _of_this_process(callbacks: list[Any], run: Run) -> list[Any]:

@@ -179,6 +179,8 @@ class Hooks:
         given = list(callbacks)
         for callback in given:
             _check(callback)
+        self._before = [(each, getattr(each, "run", None), getattr(each, "model", None)) for each in given]
+        for callback in given:
             callback.run = run
             callback.set_model(model)
         self.callbacks = sorted(given, key=lambda callback: STAGES.index(callback.stage))
@@ -209,6 +211,13 @@ class Hooks:
         """Those that put other weights into the net; an evaluation inside this run uses them as well."""
         return [callback for callback in self.callbacks if callback.stage == "weights"]
 
+    def give_back(self) -> None:
+        """Let callbacks that another run is still in the middle of belong to that one again."""
+        for callback, run, model in self._before:
+            if run is not None and run.is_live and model is not None:
+                callback.run = run
+                callback.set_model(model)
+
     def wrap(self, wrapper: Callable[[Callback, HookName, Listener], Listener]) -> None:
         """Put another function in the place of each that a hook calls, such as one that takes the time.
 
@@ -225,7 +234,11 @@ class Hooks:
         with ExitStack() as stack:
             for callback in self.callbacks:
                 if _overrides(callback, "around"):
-                    stack.enter_context(callback.around(self))
+                    context = callback.around(self)
+                    if not hasattr(context, "__exit__"):
+                        owner = type(callback).__name__
+                        raise TypeError(f"{owner}.around must return a context; put @contextmanager before it.")
+                    stack.enter_context(context)
             yield
 
     def emit(self, name: HookName, *arguments: Any) -> None:

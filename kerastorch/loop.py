@@ -38,7 +38,9 @@ def fit(run: Run, hooks: Hooks) -> History:
     """Train for the epochs that are left; return what happened."""
     state = run.state
     with explained(run, hooks), isolate.training(state.module):
+        run.early = []
         hooks.emit("on_train_begin", {})
+        run.log_early()
         for epoch in range(state.epoch, run.epochs):
             train_epoch(run, hooks, epoch)
             if run.interrupted:
@@ -126,6 +128,9 @@ def predict(run: Run, hooks: Hooks) -> Any:
             hooks.emit("on_predict_batch_begin", batch.index, {})
             outputs.append(run.predict_step(batch))
             hooks.emit("on_predict_batch_end", batch.index, {})
+            if run.interrupted:
+                run.current = None
+                break
         if not outputs:
             run.run_dry(data)
         hooks.emit("on_predict_end", {})

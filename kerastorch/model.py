@@ -151,10 +151,10 @@ class Model(Wrapper):
             run.state.begin_fit(initial_epoch)
             self.history = run.state.history
             with graceful_interrupt(lambda: run.interrupt("Ctrl-C")):
-                history = loop.fit(run, hooks)
+                loop.fit(run, hooks)
             if run.interrupted or (run.stop_reason and verbose):
                 print(run.farewell(), file=sys.stdout if verbose else sys.stderr, flush=True)
-        return history
+        return self.history
 
     def evaluate(
         self,
@@ -276,15 +276,9 @@ class Model(Wrapper):
         """End a running `fit` after this batch; validation and the end of the epoch still come."""
         self._session.stop(reason)
 
-    @property
-    def stop_training(self) -> bool:
-        """Whether `fit` is about to end; callbacks of Keras read it, and set it to True."""
-        return self._session.stops
-
-    @stop_training.setter
-    def stop_training(self, value: bool) -> None:
-        if value:
-            self.stop()
+    stop_training = assembly.StopFlag("training")
+    stop_evaluating = assembly.StopFlag("evaluating")
+    stop_predicting = assembly.StopFlag("predicting")
 
     @property
     def optimizer(self) -> Optimizer:

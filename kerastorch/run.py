@@ -49,6 +49,8 @@ class Run:
         phase: What is being done: `"train"`, `"val"` for every evaluation, also inside fit, or `"predict"`.
         verbose: Whether anything is to be shown.
         writers: What loggers write with, each called with the optimizer's step and the values.
+        is_live: Whether the call is going on.
+        early: What was logged while training begins; None at any other time.
     """
 
     state: TrainState
@@ -77,6 +79,8 @@ class Run:
     phase: Literal["train", "val", "predict"] = "train"
     verbose: bool = False
     writers: list[Callable[[int, Mapping[str, Any]], None]] = field(default_factory=list)
+    is_live: bool = False
+    early: list[dict[str, Any]] | None = None
 
     def stop(self, reason: str) -> None:
         """End training after this batch; validation and the end of the epoch still come."""
@@ -98,8 +102,17 @@ class Run:
         Example:
             >>> self.run.log({"temperature": 0.7, "attention": torch.rand(3, 32, 32)})  # in a callback
         """
+        if self.early is not None:
+            self.early.append(dict(values))
+            return
         for write in self.writers:
             write(self.state.step, values)
+
+    def log_early(self) -> None:
+        """Hand on what was logged in `on_train_begin`: loggers begin there too, and a backup restores the step."""
+        early, self.early = self.early or [], None
+        for values in early:
+            self.log(values)
 
     @property
     def trains(self) -> bool:

@@ -33,6 +33,7 @@ class TrainState:
         epoch: Epochs finished; also the number of the running one, from 0.
         batch: Batches finished in the running epoch.
         step: Optimizer steps since `compile`.
+        optimizers: Those that a step of the user's own holds, by the names of the model's attributes.
         extras: What else belongs to this training, by name: the callbacks of the present `fit`.
     """
 
@@ -43,6 +44,7 @@ class TrainState:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     extras: Mapping[str, Stateful] = field(default_factory=dict)
     _started: float = 0.0
     _speed: float = 0.0
@@ -81,6 +83,7 @@ class TrainState:
         return {
             "model": self.module.state_dict(),
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "progress": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
             "callbacks": {name: extra.state_dict() for name, extra in self.extras.items()},
             "history": {"epoch": list(self.history.epoch), "rows": [dict(row) for row in self.history.rows]},

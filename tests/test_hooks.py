@@ -251,3 +251,13 @@ def test_a_callback_may_have_params_of_its_own():
     Hooks([mine], run=None, model=None)
     assert mine.params == [1, 2]
     assert Callback.params == {}
+
+
+def test_around_must_be_a_context():
+    class Forgets(Callback):
+        def around(self, hooks):
+            yield
+
+    hooks = Hooks([Forgets()], run=None, model=None)
+    with pytest.raises(TypeError, match=r"Forgets.around must return a context; put @contextmanager"), hooks.around():
+        pass

@@ -743,3 +743,41 @@ def test_callbacks_must_be_a_list_of_objects():
         model.fit(1, make_data(), callbacks=kt.Callback(), verbose=0)
     with pytest.raises(TypeError, match=r"The callback Callback is a class; pass an object: Callback\(\.\.\.\)"):
         model.fit(1, make_data(), callbacks=[kt.Callback], verbose=0)
+
+
+@pytest.mark.parametrize("verb", ["evaluating", "predicting"])
+def test_flags_of_keras_end_a_call_after_its_batch(verb):
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    x, y = torch.randn(8, 2), torch.randn(8, 1)
+    stop = kt.callbacks.LambdaCallback(
+        on_test_batch_end=lambda batch, logs: setattr(model, f"stop_{verb}", True),
+        on_predict_batch_end=lambda batch, logs: setattr(model, f"stop_{verb}", batch == 1),
+    )
+    if verb == "predicting":
+        assert len(model.predict(x, batch_size=2, callbacks=[stop])) == 4
+    else:
+        expected = model.test_on_batch(x[:2], y[:2])["loss"]
+        assert model.evaluate((x, y), batch_size=2, callbacks=[stop])["loss"] == pytest.approx(expected)
+        with pytest.raises(kt.errors.BusyError, match=r"model\.stop_evaluating is for evaluate and predict"):
+            model.fit(1, (x, y), (x, y), callbacks=[stop], verbose=0)
+    assert not model.stop_evaluating
+    assert not model.stop_predicting
+
+
+def test_a_callback_that_evaluates_another_model_inside_fit_comes_back():
+    def compiled():
+        model = kt.Model(nn.Linear(2, 1))
+        model.compile("mse", "sgd")
+        return model
+
+    model, teacher, seen = compiled(), compiled(), []
+    data = (torch.randn(8, 2), torch.randn(8, 1))
+
+    class Mine(kt.Callback):
+        def on_epoch_end(self, epoch, logs):
+            teacher.evaluate(data, callbacks=[self])
+            seen.append((self.model is model, self.run.trains, self.run.state.step))
+
+    model.fit(2, data, batch_size=4, callbacks=[Mine()], verbose=0)
+    assert seen == [(True, True, 2), (True, True, 4)]

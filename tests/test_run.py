@@ -58,3 +58,20 @@ def test_the_end_of_the_data_is_an_error_only_before_the_first_epoch():
     run.run_dry(DATA)
     assert run.interrupted
     assert run.farewell() == "Stopped by the end of dl_val after epoch 1. The history keeps 1 finished epoch."
+
+
+def test_what_is_logged_before_loggers_listen_is_kept_for_them():
+    run, written = make_run(), []
+    run.early = []
+    run.log({"a": 1})
+    run.writers.append(lambda step, values: written.append((step, values)))
+    run.state.step = 3
+    run.log_early()
+    run.log({"b": 2})
+    assert written == [(3, {"a": 1}), (3, {"b": 2})]
+
+
+def test_it_says_what_is_to_be_shown(capsys):
+    make_run(verbose=True).say("one")
+    make_run(verbose=False).say("two")
+    assert capsys.readouterr().out == "one\n"

@@ -110,7 +110,7 @@ def test_a_checkpoint_holds_everything_that_training_changes():
     state.optimizer.step()
     state.history.append(0, {"loss": 1.0})
     found = state.state_dict()
-    assert list(found) == ["model", "optimizer", "progress", "callbacks", "history"]
+    assert list(found) == ["model", "optimizer", "optimizers", "progress", "callbacks", "history"]
     assert list(found["model"]) == ["weight", "bias"]
     assert torch.equal(found["model"]["weight"], state.module.weight)
     assert found["optimizer"]["param_groups"][0]["lr"] == 0.25

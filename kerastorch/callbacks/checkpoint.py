@@ -28,7 +28,8 @@ class ModelCheckpoint(Callback):
 
     Args:
         filepath: A pattern, filled in with `epoch` (from 1), every value of the logs, and with a number as `save_freq`
-            also `batch` (from 1). Directories are made.
+            also `batch` (from 1). Directories are made. Where it asks for values of a validation, epochs without one
+            have no file.
         monitor: What decides which epoch is the best.
         verbose: 1 to print what is written, and why.
         save_best_only: Write only when `monitor` is better than ever before in this training; NaN never is.
@@ -40,7 +41,8 @@ class ModelCheckpoint(Callback):
         save_freq: `"epoch"`, or a number of batches, counted on from epoch to epoch; their logs are running values.
         initial_value_threshold: What must be beaten by the first file of `save_best_only`.
         keep: How many of the last files to keep; those that this callback wrote in this training.
-        keep_best: How many of the best to keep. Without `keep`, one that is not among them is not written.
+        keep_best: How many of the best to keep. Without `keep`, one that is not among them is not written. A better one
+            of the same name, from a `fit` before, is not written over: the new one gets another name.
 
     Raises:
         ValueError: Another mode, one that is needed, a broken pattern, or a number below 1; or, after the first epoch,
@@ -142,7 +144,11 @@ class ModelCheckpoint(Callback):
             rest = f"improve from {_told(before)}" if self.save_best_only else f"reach the {self._retention.best} best"
             self._say(f"{place}: {self.monitor.name} {format_number(value)} did not {rest}.")
             return
-        path = self._path(logs)
+        path = self._path(logs, is_missed=is_missed)
+        if path is None:
+            return
+        if self._retention.best is not None:
+            path = self._retention.spared(path, value, self._direction)
         surplus = self._retention.add(str(path), value, self._direction)
         self._write(path)
         for name in surplus:
@@ -172,7 +178,8 @@ class ModelCheckpoint(Callback):
         else:
             checkpoint.save(self.run.state.state_dict(), path)
 
-    def _path(self, logs: Logs) -> Path:
+    def _path(self, logs: Logs, *, is_missed: bool) -> Path | None:
+        """Return the name of the file; None where it asks for values of a validation that this epoch did not have."""
         # The epoch that is running, or that has just been counted
         state = self.run.state
         known = {"epoch": state.epoch + (self.save_freq != "epoch")} | dict(logs)
@@ -182,6 +189,8 @@ class ModelCheckpoint(Callback):
             return Path(self.filepath.format(**known))
         except KeyError as error:
             name = str(error.args[0])
+            if name.startswith("val_") and (not is_missed or name in self.run.state.history):
+                return None
             raise ValueError(
                 f"The file name {self.filepath!r} asks for {name!r}, which this epoch does not have."
                 f"{did_you_mean(name, known)} There are {', '.join(known)}."

@@ -84,10 +84,14 @@ class ReduceLROnPlateau(Callback):
         self.wait = self.cooling = 0
         self._lowered = []
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Compare, and lower the learning rate if patience is at its end."""
+    def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
+        """See that nothing undoes a reduction, for an epoch."""
         if self._lowered:
             self._warn_of_another()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Compare, and lower the learning rate if patience is at its end."""
+        self._lowered = []
         if self.monitor.read(logs, self.run, epoch) is None:
             return
         self.cooling = max(self.cooling - 1, 0)
@@ -122,9 +126,9 @@ class ReduceLROnPlateau(Callback):
             print(f"Epoch {epoch + 1}: the learning rate is lowered to {format_number(after[0])}.", flush=True)
 
     def _warn_of_another(self) -> None:
-        lowered, self._lowered = self._lowered, []
-        present = rates_of(optimizer_of(self))
-        if any(rate > low for rate, low in zip(present, lowered, strict=True)):
+        lowered, present = self._lowered, rates_of(optimizer_of(self))
+        if any(rate > low for rate, low in zip(present, lowered, strict=False)):  # a group may have been added
+            self._lowered = []
             warnings.warn(
                 f"ReduceLROnPlateau has lowered the learning rate to {format_number(lowered[0])}, but something else "
                 f"has set it to {format_number(present[0])} since. Leave one of them out.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 
@@ -31,6 +32,16 @@ class Retention:
             return False
         ranked = self._ranked(mode)
         return len(ranked) < self.best or _rank(value, mode) < _rank(self._value(ranked[self.best - 1]), mode)
+
+    def spared(self, path: Path, value: float | None, mode: Literal["min", "max"]) -> Path:
+        """Return a name that does not write over a better file."""
+        free, number = path, 1
+        while (known := self.files.get(str(free))) is not None:
+            if value is not None and _rank(value, mode) <= _rank(known, mode):
+                break
+            number += 1
+            free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        return free
 
     def add(self, path: str, value: float | None, mode: Literal["min", "max"]) -> list[str]:
         """Remember a file, and return those that are to be deleted when it is whole."""

@@ -36,7 +36,8 @@ class LearningRateScheduler(Callback):
     Args:
         schedule: One of these:
             a function `f(epoch, lr)` or `f(epoch)` that returns the learning rate for the epoch, counted from 0; `lr`
-            is the present one. It is that of the first parameter group, the others keep their ratio to it;
+            is the present one. It is that of the first parameter group, the others keep their ratio to it (a group
+            whose rate is 0 rests, and is not the first);
             a scheduler of `torch.optim.lr_scheduler`, made for the optimizer that trains;
             a class of them, or a function, whose first parameter is named `optimizer`: it is called with that.
         interval: When a scheduler of torch makes a step: after each `"epoch"`, or each `"step"` of the optimizer.
@@ -90,14 +91,15 @@ class LearningRateScheduler(Callback):
         elif self._kind == "scheduler":
             _warn_of_another(self.schedule, optimizer)
         else:
-            rates = rates_of(optimizer)
-            self.ratios = [rate / rates[0] if rates[0] else 1.0 for rate in rates]
+            self.ratios = _ratios(rates_of(optimizer))
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Set the learning rate for the epoch."""
         if self.scheduler is None:
             optimizer = optimizer_of(self)
-            present = (rates_of(optimizer)[0],) if self._kind == "of epoch and rate" else ()
+            rates = rates_of(optimizer)
+            self.ratios += _ratios(rates)[len(self.ratios) :]  # of groups that were added since
+            present = (next(filter(None, rates), 0.0),) if self._kind == "of epoch and rate" else ()
             rate = _checked(cast(Callable[..., Any], self.schedule)(epoch, *present), epoch)
             set_rates(optimizer, [rate * ratio for ratio in self.ratios])
         if self.verbose:
@@ -169,6 +171,11 @@ def _kind(schedule: Any) -> _Kind:
     if parameters and parameters[0].name == "optimizer":
         return "factory"
     return "of epoch and rate" if _takes_rate(parameters) else "of epoch"
+
+
+def _ratios(rates: Sequence[float]) -> list[float]:
+    first = next(filter(None, rates), 0.0)
+    return [rate / first if first else 1.0 for rate in rates]
 
 
 def _takes_rate(parameters: Sequence[inspect.Parameter]) -> bool:

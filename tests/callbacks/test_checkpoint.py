@@ -1,5 +1,7 @@
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -361,3 +363,111 @@ def test_a_callback_written_for_keras_works_as_it_is(tmp_path):
     history = model.fit(9, (X, Y), batch_size=4, callbacks=[Ported()], verbose=0)
     assert len(history) == 2
     assert seen == ["set_model", {"epochs": 9, "steps": 2, "verbose": 0}, True, True, True, True]
+
+
+def test_an_epoch_without_the_values_in_the_name_has_no_file(tmp_path):
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}_{val_loss:.1f}.pt")
+    model.fit(4, (X, Y), (X, Y), validation_freq=2, callbacks=[checkpoint], verbose=0)
+    assert [name[0] for name in names(tmp_path)] == ["2", "4"]
+
+
+class RunsDry:
+    """Data that are there once."""
+
+    left = 1
+
+    def __iter__(self):
+        self.left -= 1
+        return iter([(X, Y)] if self.left == 0 else [])
+
+
+def test_validation_data_that_run_dry_do_not_end_training_for_a_name(tmp_path):
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}_{val_loss:.1f}.pt")
+    with pytest.warns(UserWarning, match="training goes on without validation"):
+        model.fit(3, (X, Y), RunsDry(), callbacks=[checkpoint], verbose=0)
+    assert [name[0] for name in names(tmp_path)] == ["1"]
+
+
+def test_the_best_of_an_earlier_fit_is_not_written_over(tmp_path):
+    scripted = Scripted(val_loss=[0.5, 0.9, 0.95])
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}.pt", keep_best=2)
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    model.fit(3, (X, Y), callbacks=[scripted, checkpoint], verbose=0)
+    best = torch.load(tmp_path / "1.pt", weights_only=True)["model"]["weight"]
+    scripted.values = {"val_loss": [0.6, 2.0, 3.0]}
+    model.fit(3, (X, Y), callbacks=[scripted, checkpoint], verbose=0)
+    assert names(tmp_path) == ["1-2.pt", "1.pt"]
+    assert torch.equal(torch.load(tmp_path / "1.pt", weights_only=True)["model"]["weight"], best)
+    scripted.values = {"val_loss": [0.1, 2.0, 3.0]}  # better: it takes the place
+    model.fit(3, (X, Y), callbacks=[scripted, checkpoint], verbose=0)
+    assert names(tmp_path) == ["1-2.pt", "1.pt"]
+    assert not torch.equal(torch.load(tmp_path / "1.pt", weights_only=True)["model"]["weight"], best)
+
+
+class AddsNumPy(kt.Callback):
+    def on_epoch_end(self, epoch, logs):
+        logs["val_auc"] = np.float64(0.5 + epoch)
+        logs["counts"] = np.arange(3)
+
+    def state_dict(self):
+        return {"seen": np.int64(3), "of": (1, {"a": np.ones(2)})}
+
+
+def test_numbers_of_numpy_can_be_loaded_again(tmp_path):
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", torch.optim.SGD(model.parameters(), lr=np.logspace(-3, -1, 3)[1]))
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}.pt", "val_auc", keep_best=1)
+    model.fit(2, (X, Y), callbacks=[AddsNumPy(), checkpoint], verbose=0)
+    content = torch.load(tmp_path / "2.pt", weights_only=True)
+    assert content["history"]["rows"][1]["val_auc"] == 1.5
+    assert content["history"]["rows"][1]["counts"].tolist() == [0, 1, 2]
+    assert content["optimizer"]["param_groups"][0]["lr"] == 0.01
+    assert content["callbacks"]["AddsNumPy"]["seen"] == 3
+    assert content["callbacks"]["AddsNumPy"]["of"][1]["a"].tolist() == [1.0, 1.0]
+    assert content["callbacks"]["ModelCheckpoint"]["best"] == 1.5
+    assert content["model"]._metadata == model.state_dict()._metadata
+
+
+@pytest.mark.parametrize("value", [Path("a"), lambda: 1, object()])
+def test_what_could_not_be_loaded_is_refused_and_named(tmp_path, value):
+    class Keeps(kt.Callback):
+        def state_dict(self):
+            return {"seen": [1, value]}
+
+    with pytest.raises(
+        kt.errors.CheckpointError, match=r"^callbacks/Keeps/seen/1 is a \w+, .* could not be loaded again"
+    ):
+        fit_with(Keeps(), ModelCheckpoint(tmp_path / "a.pt"))
+    assert names(tmp_path) == []
+
+
+def fit_with(*callbacks):
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    model.fit(1, (X, Y), callbacks=list(callbacks), verbose=0)
+
+
+def test_optimizers_of_a_step_of_ones_own_are_kept(tmp_path):
+    class Own(kt.Model):
+        def __init__(self, net):
+            super().__init__(net)
+            self.mine = torch.optim.Adam(net.parameters())
+
+        def train_step(self, batch):
+            loss = (self(batch.x) - batch.y).square().mean()
+            self.mine.zero_grad()
+            loss.backward()
+            self.mine.step()
+            return {"loss": loss}
+
+    model = Own(nn.Linear(2, 1))
+    model.compile()
+    model.fit(1, (X, Y), callbacks=[ModelCheckpoint(tmp_path / "a.pt")], verbose=0)
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert content["optimizer"] is None
+    assert content["optimizers"]["mine"]["state"][0]["step"] == 1

@@ -170,3 +170,18 @@ def test_repr_is_the_call():
         "verbose=0)"
     )
     assert repr(ReduceLROnPlateau(factor=0.5, patience=3)) == text
+
+
+def test_a_schedule_that_undoes_a_reduction_and_falls_below_it_in_the_same_epoch_is_reported():
+    torch.manual_seed(0)
+    model = kt.Model(torch.nn.Linear(2, 1))
+    model.compile("mse", torch.optim.SGD(model.parameters(), lr=0.1))
+    plateau = ReduceLROnPlateau("loss", factor=0.5, patience=4, min_delta=1e9, cooldown=9)
+    with pytest.warns(UserWarning, match="ReduceLROnPlateau has lowered the learning rate to"):
+        model.fit(
+            8,
+            (torch.randn(64, 2), torch.randn(64, 1)),
+            batch_size=8,
+            callbacks=[plateau, kt.callbacks.WarmupCosine()],
+            verbose=0,
+        )

@@ -321,3 +321,27 @@ def test_repr_is_the_call():
     assert repr(LearningRateScheduler(scheduler, interval="step")).startswith(
         "LearningRateScheduler(StepLR(...), inter"
     )
+
+
+def test_a_group_that_rests_goes_on_resting_and_a_new_one_keeps_its_ratio():
+    first, second, third = (torch.nn.Linear(2, 1) for _ in range(3))
+    model = kt.Model(torch.nn.ModuleList([first, second, third]))
+    model.net.forward = lambda x: first(x) + second(x) + third(x)
+    groups = [{"params": first.parameters(), "lr": 0.0}, {"params": second.parameters(), "lr": 0.2}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    third.requires_grad_(False)
+    model.compile("mse", optimizer)
+    seen = []
+
+    class Adds(kt.Callback):
+        def on_epoch_begin(self, epoch, logs):
+            if epoch == 1:
+                third.requires_grad_(True)
+                optimizer.add_param_group({"params": third.parameters(), "lr": 0.02})
+
+        def on_train_batch_end(self, batch, logs):
+            seen.append([group["lr"] for group in optimizer.param_groups])
+
+    schedule = LearningRateScheduler(lambda epoch, lr: 0.5 * lr)
+    model.fit(2, (torch.randn(4, 2), torch.randn(4, 1)), callbacks=[Adds(), schedule], verbose=0)
+    assert seen == [[0.0, 0.1], [0.0, 0.05, pytest.approx(0.01)]]
