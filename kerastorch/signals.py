@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+_ERASE = b"\x1b[J"  # on a terminal, the bars below
 _NOTE = b"\nCtrl-C: this batch is finished first; press it again to stop at once.\n"
 
 
@@ -30,7 +31,7 @@ def graceful_interrupt(first: Callable[[], Any]) -> Iterator[None]:
         if os.getpid() != process:
             return  # a worker that was forked: the process that trains decides
         signal.signal(signal.SIGINT, before)
-        os.write(2, _NOTE)  # print is not safe here: it may have been interrupted itself
+        os.write(2, _ERASE * os.isatty(2) + _NOTE)  # print is not safe here: it may have been interrupted itself
         first()
 
     signal.signal(signal.SIGINT, handle)

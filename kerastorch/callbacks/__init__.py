@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kerastorch.callbacks.tensorboard import TensorBoard
     from kerastorch.callbacks.timer import Timer
     from kerastorch.callbacks.wandb import WandB
+    from kerastorch.display.bar import ProgbarLogger
     from kerastorch.display.live import LivePlot
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Notify",
     "OneCycle",
     "Profiler",
+    "ProgbarLogger",
     "ReduceLROnPlateau",
     "RemoteMonitor",
     "StochasticWeightAveraging",
@@ -87,6 +89,7 @@ __getattr__ = lazy.attributes(
         "Notify": ".notify",
         "OneCycle": ".one_cycle",
         "Profiler": ".profiler",
+        "ProgbarLogger": "..display.bar",
         "ReduceLROnPlateau": ".plateau",
         "RemoteMonitor": ".remote_monitor",
         "StochasticWeightAveraging": ".swa",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kerastorch.display.screen import say
 from kerastorch.history import format_number, numbers
 from kerastorch.hooks import Callback, Stage
 
@@ -24,4 +25,4 @@ class EpochLines(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Print the line."""
         values = " - ".join(f"{name}: {format_number(value)}" for name, value in shown(logs).items())
-        print(f"Epoch {epoch + 1}/{self.run.epochs} - {logs['seconds']:.1f}s - {values}", flush=True)
+        say(f"Epoch {epoch + 1}/{self.run.epochs} - {logs['seconds']:.1f}s - {values}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from kerastorch.display.lines import shown
+from kerastorch.display.screen import say
 from kerastorch.history import format_number
 from kerastorch.hooks import Callback, Logs, Stage
 
@@ -23,7 +24,7 @@ class TableLog(Callback):
         """Print the running values."""
         every = self.run.log_step_freq
         if every and (batch + 1) % every == 0:
-            print({"step": batch + 1, **{name: _rounded(value) for name, value in logs.items()}}, flush=True)
+            say(str({"step": batch + 1, **{name: _rounded(value) for name, value in logs.items()}}))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Print the table of the epoch."""
@@ -32,7 +33,7 @@ class TableLog(Callback):
         values = shown(logs)
         table = PrettyTable(["epoch", *values])
         table.add_row([epoch + 1, *(format_number(value) for value in values.values())])
-        print(f"\n{table}")
+        say(f"\n{table}")
         _print_bar()
 
     def on_train_end(self, logs: Logs) -> None:

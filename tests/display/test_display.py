@@ -1,8 +1,5 @@
-import os
-import pty
+import io
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -116,111 +113,9 @@ def test_rates_and_times_are_not_shown():
     }
 
 
-PROGRAM = """
-import time, torch, random
-import kerastorch as kt
-from torch import nn
-torch.manual_seed(0)
-random.seed(0)
-model = kt.Model(nn.Linear(2, 3))
-model.compile("cross_entropy", "adam", ["accuracy"])
-x, y = torch.randn(30, 2), torch.arange(30) % 3
-slow = kt.callbacks.LambdaCallback(
-    on_train_batch_end=lambda batch, logs: time.sleep(0.12), on_test_batch_end=lambda batch, logs: time.sleep(0.12)
-)
-before = random.getstate()
-model.fit(2, (x, y), (x, y), callbacks=[slow], batch_size=10, validation_freq=2)
-assert random.getstate() == before
-model.evaluate((x, y), batch_size=10, verbose=1, callbacks=[slow])
-model.predict(x, batch_size=10, verbose=1)
-try:
-    fail = kt.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 1 / 0)
-    model.fit(1, (x, y), callbacks=[fail])
-except ZeroDivisionError:
-    print("after the error")
-"""
-
-
-def run_on_a_terminal(program):
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "110", "LINES": "30"}
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    pieces = []
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # the other side has closed
-            break
-        if not piece:
-            break
-        pieces.append(piece)
-    os.close(ours)
-    return process.wait(), b"".join(pieces).decode()
-
-
-def test_on_a_terminal_there_is_a_bar_and_one_row_per_epoch():
-    status, text = run_on_a_terminal(PROGRAM)
-    assert status == 0, text
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
-    for piece in (
-        "epoch 1/2",
-        "epoch 2/2",
-        "validation",
-        "evaluate",
-        "predict",
-        "/s",
-        "3/3",
-        "loss ",
-        "accuracy ",
-    ):
-        assert piece in plain, piece
-    rows = [line.strip() for line in plain.splitlines() if re.match(r"\s*(epoch\s+loss|\d/2)\s", line)]
-    assert rows[0].split() == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
-    assert rows[1].split()[0] == "1/2"
-    assert rows[1].split()[3:5] == ["-", "-"]  # not validated
-    assert float(rows[2].split()[3]) > 0
-    assert "after the error" in plain
-    assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor comes back, after an error too
-
-
-def test_the_bar_reads_the_running_values_at_most_ten_times_a_second(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("kerastorch.display.bar.monotonic", lambda: now[0])
-    bar = ProgressBar()
-    updates = []
-
-    class Progress:
-        def update(self, task, **values):
-            updates.append(values["completed"])
-
-    bar._progress = Progress()
-    for batch in range(100):
-        now[0] += 0.01
-        bar.on_train_batch_end(batch, {"loss": 1.0})
-    assert 10 <= len(updates) <= 11
-
-
-def test_the_bar_takes_itself_away_and_leaves_rows(monkeypatch, capsys):
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    model = fit("auto", validation_freq=2)
-    x, y = torch.randn(40, 2), torch.arange(40) % 3
-    model.evaluate((x, y), verbose=1, batch_size=10)
-    model.predict(x, verbose=1, batch_size=10)
-    stop = kt.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        model.fit(1, (x, y), callbacks=[stop])
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
-    rows = [line.split() for line in plain.splitlines() if re.match(r"\s*(epoch\s+loss|\d/2)\s", line)]
-    assert rows[0] == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
-    assert [row[0] for row in rows[1:]] == ["1/2", "2/2"]
-    assert rows[1][3:5] == ["-", "-"]
-    assert len(rows[2]) == 6
-
-
 @pytest.mark.parametrize("verbose", [2, "table", "bar"])
 def test_a_matrix_is_kept_but_not_shown(verbose, capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stdout.isatty", lambda: verbose == "bar", raising=False)
     model = kt.Model(nn.Linear(3, 2))
     model.compile("cross_entropy", "sgd", ["accuracy", "confusion_matrix", kt.metrics.Recall(average=None, on="val")])
@@ -232,3 +127,44 @@ def test_a_matrix_is_kept_but_not_shown(verbose, capsys, monkeypatch):
     assert "recall" not in shown
     assert history["val_confusion_matrix"][1].shape == (2, 2)
     assert history["val_recall"][1].shape == (2,)
+
+
+@pytest.mark.parametrize("stdout", [None, object()])
+def test_without_a_stdout_that_can_tell_there_is_the_text(stdout, monkeypatch):
+    monkeypatch.setattr("sys.stdout", stdout)
+    assert [type(callback) for callback in display("auto")] == [TableLog]
+
+
+def test_nothing_is_drawn_on_a_dumb_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    assert [type(callback) for callback in display("auto")] == [TableLog]
+    monkeypatch.setenv("TERM", "xterm")
+    assert [type(callback) for callback in display("auto")] == [ProgressBar]
+
+
+@pytest.mark.parametrize("verbose", ["auto", 1, 2, "table"])
+def test_a_display_that_is_given_is_the_only_one(verbose, capsys):
+    fit(verbose, callbacks=[EpochLines()])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("verbose", ["auto", 0, 2, "table"])
+def test_a_program_without_a_console_trains(verbose, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    assert len(fit(verbose, log_step_freq=1).history) == 2
+    assert len(fit(verbose, callbacks=[kt.callbacks.ProgbarLogger()]).history) == 2
+
+
+@pytest.mark.parametrize("verbose", [1, 2, "bar"])
+def test_names_that_a_log_file_cannot_hold_are_written_all_the_same(verbose, monkeypatch):
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", file)
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd", {"pr\u00e9cision": lambda y_pred, y_true: y_pred.mean()})
+    given = [ProgressBar()] if verbose == "bar" else []
+    model.fit(1, (torch.ones(4, 2), torch.ones(4, 1)), verbose=verbose, log_step_freq=1, callbacks=given)
+    file.flush()
+    assert rb"pr\xe9cision" in file.buffer.getvalue()
+    assert ESCAPE.encode() not in file.buffer.getvalue()

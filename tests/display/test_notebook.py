@@ -32,7 +32,7 @@ def notebook(monkeypatch):
             self.shown.append(content)
 
     monkeypatch.setattr("IPython.display.DisplayHandle", Handle)
-    monkeypatch.setattr("kerastorch.display.in_notebook", lambda: True)
+    monkeypatch.setattr("kerastorch.display.jupyter.in_notebook", lambda: True)
     monkeypatch.setattr("kerastorch.display.live.in_notebook", lambda: True)
     return places
 
