@@ -13,6 +13,8 @@ import kerastorch as kt
 from kerastorch.callbacks import (
     CSVLogger,
     EarlyStopping,
+    ExponentialMovingAverage,
+    GradientLogger,
     LambdaCallback,
     LearningRateScheduler,
     ModelCheckpoint,
@@ -260,3 +262,140 @@ def test_49_an_error_in_a_metric_is_not_swallowed():
 
     with pytest.raises(KeyError, match="missing"):
         compiled({"mine": metric}).fit(1, data(), verbose=0)
+
+
+def test_23_the_best_of_batches_is_kept(tmp_path):
+    best = ModelCheckpoint(tmp_path / "best.pt", "loss", save_best_only=True, save_freq=2)
+    fit(2, best, batch_size=2)
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["progress"]["batch"] in (2, 4, 6)
+    assert math.isfinite(best.monitor.best)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_25_predict_replaces_no_weights_and_averages_survive_an_early_end(ends):
+    def weights(model):
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    averages, before = ExponentialMovingAverage(0.5), []
+    stop = LambdaCallback(on_epoch_end=lambda epoch, logs: stop.run.stop("enough") if ends else None)
+    keep = LambdaCallback(on_train_batch_end=lambda batch, logs: before.append(weights(keep.model)))
+    model = compiled()
+    model.fit(5 if ends else 2, data(), callbacks=[averages, stop, keep], batch_size=4, verbose=0)
+    assert len(model.history) == (1 if ends else 2)
+    kept = weights(model)
+    assert not torch.equal(kept, before[-1])  # the averages, not the weights of the last step
+    model.predict(data()[0], callbacks=[averages])
+    model.evaluate(data(), callbacks=[averages])
+    assert torch.equal(weights(model), kept)
+
+
+def test_25_predict_inside_fit_leaves_the_nets_own_weights():
+    seen = []
+    averages = ExponentialMovingAverage(0.5, swap_at_end=False)
+
+    def predict(batch, logs):
+        before = inside.model.net.weight.detach().clone()
+        inside.model.predict(data()[0], callbacks=[averages])
+        seen.append(torch.equal(before, inside.model.net.weight))
+
+    inside = LambdaCallback(on_train_batch_end=predict)
+    fit(1, averages, inside, batch_size=4)
+    assert seen == [True] * 3
+
+
+def test_38_a_clipped_norm_is_seen_by_callbacks_behind_it_also_in_a_step_of_ones_own():
+    steps, norms = [], []
+
+    class Own(kt.Model):
+        def train_step(self, batch):
+            return super().train_step(batch)
+
+    class Clip(kt.Callback):
+        def on_optimizer_step_begin(self, step):
+            steps.append(step)  # always a number
+            nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
+
+    class Norm(kt.Callback):
+        stage = "monitor"
+
+        def on_optimizer_step_begin(self, step):
+            gradients = [parameter.grad.flatten() for parameter in self.model.parameters()]
+            norms.append(torch.cat(gradients).norm().item())
+
+    model = Own(nn.Linear(2, 1))
+    model.compile("mse", lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    model.fit(2, data(), callbacks=[Norm(), Clip()], batch_size=4, verbose=0)
+    assert steps == list(range(6))
+    assert norms == pytest.approx([0.1] * 6, rel=1e-3)
+
+
+def test_41_gradients_are_logged_where_a_parameter_has_none():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(2, 1), nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.used(x)
+
+    class Writer(kt.Callback):
+        stage = "logger"
+
+        def on_train_begin(self, logs):
+            self.run.writers.append(lambda step, values: rows.append(dict(values)))
+
+    rows = []
+    model = kt.Model(Net())
+    model.compile("mse", lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    model.fit(1, data(), callbacks=[GradientLogger(1), Writer()], batch_size=4, verbose=0)
+    names = set().union(*rows)
+    assert len(rows) == 3
+    assert "grad_norm/used.weight" in names
+    assert not [name for name in names if "unused" in name]
+
+
+def test_41_a_plateau_and_a_checkpoint_of_another_training_are_forgotten(tmp_path):
+    def flat(value):
+        return LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(score=value))
+
+    plateau = ReduceLROnPlateau("score", mode="min", patience=5)
+    best = ModelCheckpoint(tmp_path / "{epoch}.pt", "score", mode="min", save_best_only=True)
+    fit(1, flat(0.1), plateau, best)
+    fit(1, flat(9.0), plateau, best)
+    assert plateau.monitor.best == best.monitor.best == 9.0
+
+
+def test_46_a_schedule_of_epochs_is_told_numbers_from_the_initial_one():
+    seen = []
+    schedule = kt.callbacks.LearningRateScheduler(lambda epoch: seen.append(epoch) or 0.1)
+    model = compiled()
+    model.fit(2, data(), callbacks=[schedule], verbose=0)
+    model.fit(4, data(), callbacks=[schedule], initial_epoch=2, verbose=0)
+    assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [KeyError, AttributeError, IndexError, StopIteration])
+@pytest.mark.parametrize("phase", ["train", "val"])
+def test_49_no_error_in_a_metric_is_swallowed(error, phase):
+    calls = []
+
+    def metric(y_pred, y_true):
+        calls.append(len(y_pred))
+        if (phase == "train") == (len(y_pred) == 12):
+            raise error("boo")
+        return (y_pred - y_true).abs().mean()
+
+    model = compiled({"mine": metric})
+    with pytest.raises((error, RuntimeError), match=r"boo|StopIteration"):
+        model.fit(1, data(12), data(10), batch_size=12, verbose=0)
+    assert calls
+
+
+def test_36_a_nan_in_the_last_batch_has_one_message_and_no_validation(capsys):
+    x, y = data()
+    y[-1] = math.nan
+    tested = []
+    watch = LambdaCallback(on_test_begin=tested.append)
+    fit(3, TerminateOnNaN(), watch, dl_train=(x, y), dl_val=data(), batch_size=2, shuffle=False)
+    assert tested == []
+    assert capsys.readouterr().err.count("nan") == 1

@@ -172,7 +172,10 @@ class ProgressBar(Callback):
         spent = sum(gauge.elapsed for gauge in self._gauges)
         lately = [row["seconds"] for row in run.state.history.rows[-_EPOCHS:]]
         each = sum(lately) / len(lately) if lately else spent + left
-        return max(left, each - spent) + each * (run.epochs - run.state.epoch - 1)
+        validates = len(self._gauges) > 1
+        is_last_pass = run.val_data is [*run.val_sets.values()][-1] if validates else not run.validates(run.state.epoch)
+        rest = left if is_last_pass else max(left, each - spent)
+        return rest + each * (run.epochs - run.state.epoch - 1)
 
 
 ProgbarLogger = ProgressBar  # its name in Keras
