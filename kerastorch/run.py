@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -51,6 +52,7 @@ class Run:
         writers: What loggers write with, each called with the optimizer's step and the values.
         is_live: Whether the call is going on.
         early: What was logged while training begins; None at any other time.
+        peers: Callbacks of this run that must know of each other, by what they have in common.
     """
 
     state: TrainState
@@ -81,6 +83,7 @@ class Run:
     writers: list[Callable[[int, Mapping[str, Any]], None]] = field(default_factory=list)
     is_live: bool = False
     early: list[dict[str, Any]] | None = None
+    peers: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
     def stop(self, reason: str) -> None:
         """End training after this batch; validation and the end of the epoch still come."""

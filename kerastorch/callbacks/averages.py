@@ -10,8 +10,24 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from kerastorch.errors import CheckpointError, did_you_mean
+from kerastorch.run import Run
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def claim(run: Run, callback: object) -> None:
+    """Let a callback put averages into the net; a second one in the same run would take them for the net's own weights.
+
+    Raises:
+        ValueError: Another one does so.
+    """
+    holders = run.peers["averages"]
+    if holders and holders[0] is not callback:
+        raise ValueError(
+            f"{holders[0]!r} and {callback!r} both put averaged weights into the net, which has room for one average. "
+            "Leave one of them out; to compare two, such as two decays, make two calls, one with each."
+        )
+    holders[:] = [callback]
 
 
 class Averages:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from kerastorch.callbacks.averages import Averages
+from kerastorch.callbacks.averages import Averages, claim
 from kerastorch.callbacks.monitor import check_counts
 from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.run import Run
@@ -24,7 +24,8 @@ class ExponentialMovingAverage(Callback):
     that gave `val_loss`, ordinary callbacks still the net's own. They stay in the net when training ends: after the
     last epoch, early, or by an error. Every `fit` begins anew, with the weights that are there.
 
-    It takes the memory of one copy of what is trained.
+    It takes the memory of one copy of what is trained. A call has one callback that puts averages into the net: this,
+    or `StochasticWeightAveraging`.
 
     Example:
         >>> kt.callbacks.ExponentialMovingAverage(0.999)
@@ -43,7 +44,7 @@ class ExponentialMovingAverage(Callback):
         updates: How many were made in this `fit`.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range; when the call begins, there is another callback that averages.
     """
 
     stage: Stage = "weights"
@@ -86,6 +87,7 @@ class ExponentialMovingAverage(Callback):
         self._users = []
         self._between_epochs = False
         self._steps = self.updates = 0
+        claim(self.run, self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Train on from the net's own weights."""
@@ -170,6 +172,7 @@ class ExponentialMovingAverage(Callback):
 
     def _begin_use(self) -> None:
         if self._averages is not None and self._averages.module is self.run.state.module:
+            claim(self.run, self)
             self._users.append(self.run)
             self._settle()
 
@@ -193,7 +196,7 @@ class ExponentialMovingAverage(Callback):
         self._between_epochs = self.swap_at_end
         self._settle()
         self._between_epochs = False
-        if self.swap_at_end:
+        if self.swap_at_end and self._averages is not None:
             self._averages = None  # the net has them now; no second copy is kept
             if self.updates:
                 self.run.say(f"The weights are the exponential moving average of {self.updates} updates.")

@@ -16,6 +16,8 @@ class Freeze(Callback):
     callback has frozen is trained again from epoch `until_epoch` on, and when `fit` ends before, also by an error: the
     net is as it was given. Every `fit` begins anew.
 
+    Several of them unfreeze a net step by step, in any order of the list: what a later one holds as well stays frozen.
+
     Example:
         >>> kt.callbacks.Freeze("backbone", until_epoch=3)  # for three epochs: 0, 1 and 2
 
@@ -48,13 +50,20 @@ class Freeze(Callback):
         """Freeze, if the first epoch is early enough."""
         self._frozen, self._by_hand = [], []
         if self.run.state.epoch < self.until_epoch:
-            self._freeze()
+            self._active.append(self)
+            if not self._freeze():
+                self._unfreeze()
+                raise ValueError(f"{self!r} would freeze all that is trained. Give patterns that leave something.")
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Unfreeze, if it is time."""
-        if self._frozen and epoch >= self.until_epoch:
+        if self in self._active and epoch >= self.until_epoch:
+            frozen = set(self._frozen)
             self._unfreeze()
-            self.run.say(f"From epoch {epoch + 1} on, {', '.join(self.patterns)} is trained as well.")
+            kept = frozen.intersection(name for other in self._active for name in other._frozen)
+            if kept != frozen:
+                rest = ", but for what another Freeze holds" if kept else ""
+                self.run.say(f"From epoch {epoch + 1} on, {', '.join(self.patterns)} is trained as well{rest}.")
 
     def on_train_end(self, logs: Logs) -> None:
         """Unfreeze, if training ended early."""
@@ -65,7 +74,13 @@ class Freeze(Callback):
         if self.run.trains:
             self._unfreeze()
 
-    def _freeze(self) -> None:
+    @property
+    def _active(self) -> list[Freeze]:
+        """Those of this run that hold something at present."""
+        return self.run.peers["freeze"]
+
+    def _freeze(self) -> bool:
+        """Freeze what is trained and matches; return whether anything is left."""
         module = self.model
         trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
         lively = {name: part for name, part in module.named_modules() if not isolate.is_held(part)}
@@ -73,12 +88,10 @@ class Freeze(Callback):
         parameters.freeze(module, *self.patterns)
         left = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
         held = {name: part for name, part in lively.items() if isolate.is_held(part)}
-        self._by_hand = [part for part in held.values() if part in resting]
+        self._by_hand += [part for part in held.values() if part in resting]
         bare = [name for name, part in held.items() if not list(part.parameters(recurse=False))]
-        self._frozen = [*sorted(trained - left), *bare]
-        if not left:
-            self._unfreeze()
-            raise ValueError(f"{self!r} would freeze all that is trained. Give patterns that leave something.")
+        self._frozen += [*sorted(trained - left), *bare]
+        return bool(left)
 
     def _unfreeze(self) -> None:
         frozen, self._frozen = self._frozen, []
@@ -87,3 +100,7 @@ class Freeze(Callback):
         by_hand, self._by_hand = self._by_hand, []
         for part in by_hand:  # in evaluation mode in the middle of training: the user's own doing
             part.training = False
+        if self in self._active:
+            self._active.remove(self)
+            for other in self._active:
+                other._freeze()  # what it matches as well is from now on its own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import SWALR
 
 from kerastorch import isolate
-from kerastorch.callbacks.averages import Averages
+from kerastorch.callbacks.averages import Averages, claim
 from kerastorch.callbacks.monitor import check_counts
 from kerastorch.callbacks.rates import optimizer_of
+from kerastorch.data import Batch
 from kerastorch.errors import DataError
 from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.run import Run
@@ -29,7 +30,10 @@ class StochasticWeightAveraging(Callback):
 
     From "Averaging Weights Leads to Wider Optima and Better Generalization" (Izmailov et al., 2018), with the means of
     `torch.optim.swa_utils`. Leave out `EarlyStopping(restore_best_weights=True)`: it would put the weights of one
-    epoch in the place of the average.
+    epoch in the place of the average. Of `ExponentialMovingAverage` and this, a `fit` can have one.
+
+    Frozen parts take no memory. Those that are unfrozen when an epoch begins, as by `Freeze`, count with their frozen
+    weights for the epochs before.
 
     Example:
         >>> kt.callbacks.StochasticWeightAveraging(0.75, lr=0.05)
@@ -46,7 +50,8 @@ class StochasticWeightAveraging(Callback):
         averaged: How many epochs the average is of.
 
     Raises:
-        ValueError: A number out of its range; when training begins, no epoch is left to count.
+        ValueError: A number out of its range; when training begins, no epoch is left to count, or there is another
+            callback that averages.
         DataError: When training begins: there is BatchNorm, and the data can be read only once.
     """
 
@@ -89,9 +94,12 @@ class StochasticWeightAveraging(Callback):
             )
         self._averages = self._scheduler = None
         self.averaged = 0
+        claim(run, self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Approach the learning rate, from the first epoch that counts."""
+        if self._averages is not None:
+            self._averages.follow_net()  # what is unfrozen now has had its present weights in all epochs so far
         if epoch >= self.first_epoch and self.lr is not None and self._scheduler is None:
             self._scheduler = self._new_scheduler(self.lr)
 
@@ -139,6 +147,7 @@ class StochasticWeightAveraging(Callback):
         """Return what a checkpoint needs beside net and optimizer, in plain containers."""
         scheduler = self._scheduler
         return {
+            "first_epoch": self.first_epoch,
             "averages": None if self._averages is None else self._averages.state_dict(),
             "scheduler": scheduler and {name: vars(scheduler)[name] for name in ("last_epoch", "_step_count")},
         }
@@ -149,6 +158,7 @@ class StochasticWeightAveraging(Callback):
         Raises:
             CheckpointError: It belongs to another net.
         """
+        self.first_epoch = state["first_epoch"]
         if state["averages"] is not None:
             self._averages = Averages(self.run.state.module, statistics=False)
             self._averages.load_state_dict(state["averages"])
@@ -172,7 +182,8 @@ def renew_statistics(run: Run) -> bool:
         Whether there are such layers.
 
     Raises:
-        DataError: There are no more data; statistics are as they were, as with any other error.
+        DataError: There are no more data, or Ctrl-C has ended the processes that read them. Statistics are as
+            they were, as with any other error.
     """
     layers = _batch_norms(run.state.module)
     if not layers:
@@ -196,13 +207,25 @@ def renew_statistics(run: Run) -> bool:
 
 
 def _seen_once(run: Run) -> bool:
-    run.call = None  # validation data may have had another form
-    seen = False
-    with isolate.random_state_kept():
-        for batch in run.train_data.batches(run.state.epoch):
-            run.predict_step(run.prepare(batch))
-            seen = True
+    phase, seen = run.phase, False
+    run.phase, run.call = "train", None  # as in an epoch; validation data may have had another form
+    try:
+        with isolate.random_state_kept():
+            for batch in _batches(run):
+                run.predict_step(run.prepare(batch))
+                seen = True
+    finally:
+        run.phase = phase
     return seen
+
+
+def _batches(run: Run) -> Iterator[Batch]:
+    try:
+        yield from run.train_data.batches(run.state.epoch)
+    except (RuntimeError, OSError) as error:
+        if not run.interrupted:
+            raise
+        raise DataError(f"{run.train_data.name} cannot be read again after an interrupt ({error!r}).") from error
 
 
 def _batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -13,6 +13,7 @@ from kerastorch.callbacks import (
     ExponentialMovingAverage,
     LambdaCallback,
     ModelCheckpoint,
+    StochasticWeightAveraging,
     SwapEMAWeights,
 )
 from kerastorch.callbacks.averages import Averages
@@ -469,3 +470,41 @@ def test_repr_and_the_name_of_keras():
     text = "ExponentialMovingAverage(0.99, update_every=2, start=3, warmup=True, swap_at_end=False)"
     assert repr(eval(text)) == text
     assert repr(SwapEMAWeights(swap_on_epoch=True)) == repr(ExponentialMovingAverage(0.99))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("other", [ExponentialMovingAverage(0.5), StochasticWeightAveraging(0.5)], ids=["EMA", "SWA"])
+def test_a_second_average_is_refused(other, backwards):
+    first, second = (other, ExponentialMovingAverage(0.9))[:: -1 if backwards else 1]
+    model = make_model()
+    before = state(model)
+    with pytest.raises(ValueError, match="both put averaged weights into the net, which has room for one") as error:
+        model.fit(2, DATA, callbacks=[first, second], verbose=0)
+    assert str(error.value).startswith(f"{first!r} and {second!r} both")
+    assert str(error.value).endswith("to compare two, such as two decays, make two calls, one with each.")
+    assert equal(state(model), before)
+
+
+def test_a_second_average_is_refused_in_an_evaluation():
+    model, callbacks = make_model(), [ExponentialMovingAverage(decay, swap_at_end=False) for decay in (0.5, 0.9)]
+    for callback in callbacks:
+        model.fit(1, DATA, callbacks=[callback], verbose=0)
+    before = state(model)
+    with pytest.raises(ValueError, match="both put averaged weights into the net"):
+        model.evaluate(DATA, callbacks=callbacks)
+    assert equal(state(model), before)
+    values = [model.evaluate(DATA, callbacks=[callback])["loss"] for callback in callbacks]
+    assert values[0] != values[1]
+    assert equal(state(model), before)
+
+
+def test_an_error_before_training_begins_tells_nothing_of_an_average(capsys):
+    class Fails(kt.Callback):
+        def on_train_begin(self, logs):
+            raise RuntimeError("the test")
+
+    model, callback = make_model(), ExponentialMovingAverage(0.9)
+    model.fit(1, DATA, callbacks=[callback], verbose=0)
+    with pytest.raises(RuntimeError, match="the test"):
+        model.fit(1, DATA, callbacks=[Fails(), callback], verbose=2)
+    assert "average" not in capsys.readouterr().out

@@ -197,3 +197,59 @@ def test_wrong_arguments():
 def test_repr_is_the_constructor_call():
     text = "Freeze('backbone', '*.bias', until_epoch=3)"
     assert repr(eval(text)) == text
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_parts_are_unfrozen_step_by_step_in_any_order(backwards, capsys):
+    stages = [
+        Freeze("backbone", until_epoch=1),
+        Freeze("backbone.0", until_epoch=2),
+        Freeze("*.0.weight", until_epoch=3),
+    ]
+    seen, model = [], make_model()
+    note = LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((frozen(model), held(model))))
+    model.fit(4, DATA, callbacks=[*(stages[::-1] if backwards else stages), note], verbose=2)
+    lower = ["backbone.0.weight", "backbone.0.bias"]
+    assert seen == [(BACKBONE, ["backbone.1", "backbone.2"]), (lower, []), (lower[:1], []), ([], [])]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("From")]
+    rest = "" if backwards else ", but for what another Freeze holds"  # it has frozen only what no other had
+    assert said == [
+        f"From epoch 2 on, backbone is trained as well{rest}.",
+        f"From epoch 3 on, backbone.0 is trained as well{rest}.",
+        "From epoch 4 on, *.0.weight is trained as well.",
+    ]
+
+
+def test_one_whose_parts_another_holds_longer_says_nothing(capsys):
+    seen, model = [], make_model()
+    note = LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(frozen(model)))
+    freezes = [Freeze("backbone.1", until_epoch=1), Freeze("backbone", until_epoch=2)]
+    model.fit(3, DATA, callbacks=[*freezes, note], verbose=2)
+    assert [sorted(names) for names in seen] == [sorted(BACKBONE), sorted(BACKBONE), []]
+    assert "From epoch 2 on" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_several_leave_the_net_as_it_was_given(fails):
+    def end(batch, logs):
+        if fails:
+            raise RuntimeError("the test")
+
+    model = make_model()
+    model.freeze("backbone.1")
+    model.net.train()
+    model.net.backbone[2].eval()  # by hand
+    freezes = [Freeze("backbone", until_epoch=5), Freeze("backbone.0", "backbone.2", until_epoch=7)]
+    try:
+        model.fit(3, DATA, callbacks=[*freezes, LambdaCallback(on_train_batch_end=end)], verbose=0)
+    except RuntimeError:
+        assert fails
+    assert (frozen(model), held(model)) == (["backbone.1.weight", "backbone.1.bias"], ["backbone.1"])
+    assert not model.net.backbone[2].training
+
+
+def test_several_that_leave_nothing_are_an_error():
+    model = make_model()
+    with pytest.raises(ValueError, match=r"Freeze\('head', until_epoch=2\) would freeze all that is trained"):
+        model.fit(2, DATA, callbacks=[Freeze("backbone", until_epoch=1), Freeze("head", until_epoch=2)], verbose=0)
+    assert (frozen(model), held(model)) == ([], [])

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, SequentialLR
 
 import kerastorch as kt
-from kerastorch.callbacks import LambdaCallback, OneCycle, WarmupCosine
+from kerastorch.callbacks import LambdaCallback, ModelCheckpoint, OneCycle, WarmupCosine
 
 GENERATOR = torch.Generator().manual_seed(0)
 DATA = [(torch.randn(4, 2, generator=GENERATOR), torch.randn(4, 1, generator=GENERATOR)) for _ in range(5)]
@@ -63,13 +63,14 @@ def by_hand(make_scheduler, *, steps=20, make_optimizer=sgd, names=("lr",)):
     ("optimizer", "names"), [(sgd, ("lr", "momentum")), (torch.optim.Adam, ("lr", "betas"))], ids=["SGD", "Adam"]
 )
 def test_one_cycle_is_that_of_torch(optimizer, names):
-    model, rows = fit(OneCycle(0.5), model=make_model(optimizer), names=names)
-    weight, expected, own = by_hand(
+    callback = OneCycle(0.5)
+    model, rows = fit(callback, model=make_model(optimizer), names=names)
+    weight, expected, _ = by_hand(
         lambda optimizer: OneCycleLR(optimizer, 0.5, total_steps=20), make_optimizer=optimizer, names=names
     )
     assert rows == expected
     assert torch.equal(model.net.weight, weight)
-    assert model.optimizer.param_groups[0]["lr"] == own.param_groups[0]["lr"]
+    assert callback.scheduler.get_last_lr() == rows[-1][:1]
     assert model.history["lr"] == [row[0] for row in expected[4::5]]
 
 
@@ -125,15 +126,16 @@ def test_the_weights_equal_a_loop_written_by_hand():
     assert rows == expected
     assert torch.equal(model.net.weight, weight)
     assert [row[0] for row in rows[:5]] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
-    assert model.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+    assert callback.scheduler.get_last_lr() == rows[-1]
 
 
 def test_groups_keep_their_own_rates_and_one_floor():
     model = kt.Model(nn.Linear(2, 1))
     groups = [{"params": [model.net.weight], "lr": 0.4}, {"params": [model.net.bias], "lr": 0.05}]
     model.compile("mse", torch.optim.SGD(groups))
-    fit(WarmupCosine(0, min_lr=0.1), model=model)
-    assert [group["lr"] for group in model.optimizer.param_groups] == pytest.approx([0.1, 0.05])
+    _, rows = fit(WarmupCosine(0, min_lr=0.1), model=model)
+    assert rows[10] == pytest.approx([0.25, 0.05])
+    assert [group["lr"] for group in model.optimizer.param_groups] == [0.4, 0.05]
     zero = make_model(lambda parameters: torch.optim.SGD(parameters, lr=0.0))
     assert fit(WarmupCosine(0), model=zero)[1] == [[0.0]] * 20
 
@@ -186,12 +188,11 @@ def test_more_batches_than_promised_end_no_run():
         def __iter__(self):
             return iter(DATA)
 
-    with pytest.warns(UserWarning, match="OneCycle has planned 6 steps, but dl_train gives more batches than") as seen:
+    with pytest.warns(UserWarning, match="OneCycle has planned 6 steps, and there are more: dl_train gives") as seen:
         _, rows = fit(OneCycle(0.5), epochs=2, data=Longer())
     assert len(seen) == 1
     expected = by_hand(lambda optimizer: OneCycleLR(optimizer, 0.5, total_steps=6), steps=6)
-    assert rows[:6] == expected[1]
-    assert [row[0] for row in rows[6:]] == [expected[2].param_groups[0]["lr"]] * 4
+    assert rows == expected[1] + expected[1][-1:] * 4
 
 
 def test_a_last_epoch_that_is_too_long():
@@ -209,21 +210,85 @@ def test_a_last_epoch_that_is_too_long():
     assert len(rows) == 3
 
 
-@pytest.mark.parametrize("way", ["stop", "error"])
-def test_the_last_step_is_followed_however_training_ends(way):
+def options(optimizer):
+    return [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in copy.deepcopy(optimizer.param_groups)
+    ]
+
+
+@pytest.mark.parametrize("make", [lambda: OneCycle(0.5), lambda: WarmupCosine(3)], ids=["OneCycle", "WarmupCosine"])
+@pytest.mark.parametrize("optimizer", [sgd, torch.optim.Adam], ids=["SGD", "Adam"])
+@pytest.mark.parametrize("way", ["the last epoch", "stop", "interrupt", "error"])
+def test_the_optimizer_is_as_it_was_however_training_ends(way, optimizer, make):
     def end(batch, logs):
         if batch == 2 and way == "error":
             raise RuntimeError("the test")
-        if batch == 2:
+        if batch == 2 and way == "stop":
             model.stop()
+        if batch == 2 and way == "interrupt":
+            callback.run.interrupt("the test")
 
-    model = make_model()
+    model, callback = make_model(optimizer), make()
+    before = options(model.optimizer)
     try:
-        fit(OneCycle(0.5), model=model, others=[LambdaCallback(on_train_batch_end=end)])
+        fit(callback, model=model, others=[LambdaCallback(on_train_batch_end=end)])
     except RuntimeError:
         assert way == "error"
-    _, _, own = by_hand(lambda optimizer: OneCycleLR(optimizer, 0.5, total_steps=20), steps=3)
-    assert model.optimizer.param_groups[0]["lr"] == own.param_groups[0]["lr"]
+    assert options(model.optimizer) == before
+
+
+def test_a_rate_that_is_a_tensor_stays_the_same_tensor():
+    rate = torch.tensor(0.1)
+    model = make_model(lambda parameters: torch.optim.Adam(parameters, lr=rate, foreach=False))
+    fit(OneCycle(0.5), model=model)
+    assert model.optimizer.param_groups[0]["lr"] is rate
+    assert rate.item() == pytest.approx(0.1)
+
+
+def test_a_rate_that_is_set_by_hand_between_two_fits_is_used():
+    model, _ = fit(WarmupCosine(0))
+    model.optimizer.param_groups[0]["lr"] = 0.02
+    assert fit(WarmupCosine(0), model=model)[1][0] == [0.02]
+    assert model.fit(1, DATA, verbose=0)["lr"] == [0.02]
+
+
+def test_the_rate_of_a_scheduler_before_is_the_peak():
+    model = make_model()
+    halves = kt.callbacks.LearningRateScheduler(torch.optim.lr_scheduler.StepLR(model.optimizer, 1, 0.5))
+    model.fit(1, DATA, callbacks=[halves], verbose=0)
+    assert fit(WarmupCosine(0), model=model)[1][0] == [0.05]
+    assert model.optimizer.param_groups[0]["initial_lr"] == 0.1
+
+
+@pytest.mark.parametrize("make", [lambda: OneCycle(0.5), lambda: WarmupCosine(0)], ids=["OneCycle", "WarmupCosine"])
+def test_an_error_before_training_begins_changes_no_optimizer(make):
+    class Fails(kt.Callback):
+        stage = "transfer"
+
+        def on_train_begin(self, logs):
+            raise RuntimeError("the test")
+
+    callback = make()
+    fit(callback)
+    other = make_model(lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.5))
+    before = options(other.optimizer)
+    with pytest.raises(RuntimeError, match="the test"):
+        fit(callback, model=other, others=[Fails()])
+    with pytest.raises(kt.errors.DataError):
+        fit(callback, model=other, data=torch.utils.data.DataLoader(Stream(), batch_size=1))
+    assert options(other.optimizer) == before
+
+
+def test_a_group_that_is_added_in_training_keeps_its_rate():
+    class Adds(kt.Callback):
+        def on_train_end(self, logs):
+            self.run.state.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 0.7})
+
+    model = make_model()
+    fit(WarmupCosine(), model=model, others=[Adds()])
+    fit(WarmupCosine(), model=model)
+    assert [group["lr"] for group in model.optimizer.param_groups] == [0.1, 0.7]
 
 
 def test_an_evaluation_that_fails_is_nothing_to_it():
@@ -263,11 +328,12 @@ def test_its_state_lets_it_go_on(make):
             self.run.state.module.load_state_dict(saved[1][0])
             self.run.state.optimizer.load_state_dict(saved[1][1])
             other.load_state_dict(saved[1][2])
-            self.run.epochs = 2
+            self.run.state.epoch = 2
 
     rest = fit(other, model=second, others=[Restore()])[1]
     assert rest == rows[10:]
     assert torch.equal(model.net.weight, second.net.weight)
+    assert options(model.optimizer) == options(second.optimizer)
     fresh = make()
     assert fresh.state_dict() == {}
     fresh.load_state_dict(saved[1][2])
@@ -305,3 +371,99 @@ def test_repr_is_the_constructor_call():
         "WarmupCosine(0.1, min_lr=0.001)",
     ):
         assert repr(eval(text)) == text
+
+
+SAME = [DATA[0]] * 4  # so that the weights tell how many steps were made, and with which rates
+
+
+class Resume(kt.Callback):
+    """Loads the net, the optimizer, the counters and a callback from a file."""
+
+    stage = "display"
+
+    def __init__(self, path, callback):
+        self.content, self.callback = kt.checkpoint.load(path), callback
+
+    def on_train_begin(self, logs):
+        state, content = self.run.state, self.content
+        state.module.load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.step = content["progress"]["step"]
+        self.callback.load_state_dict(content["callbacks"][type(self.callback).__name__])
+
+
+@pytest.mark.parametrize("make", [lambda: OneCycle(0.5), lambda: WarmupCosine(0.3)], ids=["OneCycle", "WarmupCosine"])
+@pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (1, 2), (1, 4), (2, 1), (2, 3), (4, 2)])
+def test_it_goes_on_from_a_file(tmp_path, make, epoch, batch):
+    save = ModelCheckpoint(tmp_path / "{epoch}_{batch}.pt", save_freq=1)
+    whole, rows = fit(make(), data=SAME, names=("lr", "momentum"), others=[save])
+    done = 4 * (epoch - 1) + batch
+    callback, model = make(), make_model()
+
+    def end(batch, logs):
+        if model._session.state.step == 16:
+            callback.run.interrupt("the test")
+
+    others = [Resume(tmp_path / f"{epoch}_{batch}.pt", callback), LambdaCallback(on_train_batch_end=end)]
+    _, rest = fit(callback, model=model, data=SAME, names=("lr", "momentum"), others=others, initial_epoch=epoch - 1)
+    assert rest == rows[done:]
+    assert torch.equal(model.net.weight, whole.net.weight)
+    assert options(model.optimizer) == options(whole.optimizer)
+
+
+def test_a_training_that_goes_on_for_more_epochs_than_planned_warns(tmp_path):
+    _, rows = fit(OneCycle(0.5), others=[ModelCheckpoint(tmp_path / "last.pt")])
+    callback = OneCycle(0.5)
+    resume = Resume(tmp_path / "last.pt", callback)
+    with pytest.warns(UserWarning, match="planned 20 steps, .* for more epochs than the checkpoint was made in"):
+        _, rest = fit(callback, others=[resume], epochs=5, initial_epoch=4)
+    assert rest == rows[-1:] * 5
+
+
+def test_it_goes_on_from_the_end_of_an_epoch(tmp_path):
+    for make in (lambda: OneCycle(0.5), lambda: WarmupCosine(0.3)):
+        whole, rows = fit(make(), others=[ModelCheckpoint(tmp_path / "{epoch}.pt")])
+        for epoch in (1, 2, 3):
+            callback = make()
+            resume = Resume(tmp_path / f"{epoch}.pt", callback)
+            model, rest = fit(callback, others=[resume], initial_epoch=epoch)
+            assert rest == rows[5 * epoch :]
+            assert torch.equal(model.net.weight, whole.net.weight)
+
+
+def test_a_file_written_when_the_rates_were_put_back_is_enough(tmp_path):
+    """As after an interrupt: checkpoints come after the plan has ended."""
+
+    class SaveAtEnd(kt.Callback):
+        stage = "checkpoint"
+
+        def on_train_end(self, logs):
+            kt.checkpoint.save(self.run.state.state_dict(), tmp_path / "end.pt")
+
+    def end(batch, logs):
+        if batch == 4:
+            callback.run.interrupt("the test")
+
+    whole, rows = fit(OneCycle(0.5), names=("lr", "momentum"))
+    callback, second = OneCycle(0.5), OneCycle(0.5)
+    fit(callback, others=[LambdaCallback(on_train_batch_end=end), SaveAtEnd()])
+    resume = Resume(tmp_path / "end.pt", second)
+    model, rest = fit(second, names=("lr", "momentum"), others=[resume], initial_epoch=1)
+    assert rest == rows[5:]
+    assert torch.equal(model.net.weight, whole.net.weight)
+
+
+def test_a_checkpoint_keeps_them_by_their_own_names(tmp_path):
+    fit(OneCycle(0.5), others=[WarmupCosine(), ModelCheckpoint(tmp_path / "last.pt")])
+    assert list(kt.checkpoint.load(tmp_path / "last.pt")["callbacks"]) == [
+        "OneCycle",
+        "WarmupCosine",
+        "ModelCheckpoint",
+    ]
+
+
+def test_numbers_of_numpy_are_kept_as_plain_ones(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    callback = OneCycle(numpy.float64(0.5), div_factor=numpy.float64(10), pct_start=1)
+    fit(callback, others=[ModelCheckpoint(tmp_path / "last.pt")])
+    assert "OneCycle" in kt.checkpoint.load(tmp_path / "last.pt")["callbacks"]

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
 import kerastorch as kt
-from kerastorch.callbacks import LambdaCallback, StochasticWeightAveraging
+from kerastorch.callbacks import BatchTransform, Freeze, LambdaCallback, ModelCheckpoint, StochasticWeightAveraging
 
 GENERATOR = torch.Generator().manual_seed(0)
 SIZES = (4, 4, 4, 3)  # the last batch is short
@@ -327,3 +327,84 @@ def test_wrong_arguments(options, message):
 def test_repr_is_the_constructor_call():
     text = "StochasticWeightAveraging(3, lr=0.05, anneal_epochs=5)"
     assert repr(eval(text)) == text
+
+
+def test_a_share_goes_on_from_a_file_with_the_first_epoch_it_was_begun_with(tmp_path):
+    whole, first = make_model(nn.Linear(2, 1)), StochasticWeightAveraging(0.5)
+    before = state(whole)
+    whole.fit(4, DATA, callbacks=[first, ModelCheckpoint(tmp_path / "{epoch}.pt")], verbose=0)
+    for epoch in (1, 2, 3):
+        content = kt.checkpoint.load(tmp_path / f"{epoch}.pt")
+        model, callback = make_model(nn.Linear(2, 1)), StochasticWeightAveraging(0.5)
+        model.load_state_dict(before)
+
+        class Restore(kt.Callback):
+            stage = "checkpoint"
+
+            def on_train_begin(self, logs, content=content, callback=callback):
+                self.run.state.module.load_state_dict(content["model"])
+                self.run.state.optimizer.load_state_dict(content["optimizer"])
+                callback.load_state_dict(content["callbacks"]["StochasticWeightAveraging"])
+
+        model.fit(4, DATA, callbacks=[callback, Restore()], initial_epoch=epoch, verbose=0)
+        assert (callback.first_epoch, callback.averaged) == (first.first_epoch, first.averaged) == (2, 2)
+        assert equal(state(model), state(whole))
+
+
+@pytest.mark.parametrize("until", [1, 2, 3])
+def test_what_is_unfrozen_late_counts_from_the_first_epoch(until):
+    class Masked(nn.Sequential):
+        def __init__(self, *layers):
+            super().__init__(*layers)
+            self.mask = nn.Parameter(torch.tensor([-torch.inf]), requires_grad=False)  # its average would be NaN
+
+    net = Masked(nn.Linear(2, 3), nn.Linear(3, 1))
+    model, weights = make_model(net), []
+    note = LambdaCallback(on_epoch_end=lambda *_: weights.append(net[0].weight.detach().clone()))
+    model.fit(4, DATA, callbacks=[note, StochasticWeightAveraging(0), Freeze("0", until_epoch=until)], verbose=0)
+    assert torch.equal(weights[0], weights[until - 1])
+    assert not torch.equal(weights[until - 1], weights[until])
+    assert torch.allclose(net[0].weight, torch.stack(weights).mean(0), rtol=1e-6, atol=1e-7)
+    assert net.mask.item() == -torch.inf
+
+
+def test_statistics_do_not_depend_on_a_validation():
+    states, phases = [], []
+    for validation in (None, DATA):
+        model, callback = make_model(), StochasticWeightAveraging(0)
+        note = LambdaCallback(on_train_end=lambda *_, callback=callback: phases.append(callback.run.phase))
+        callbacks = [BatchTransform(lambda x: 3 * x + 1), callback, note]
+        model.fit(2, DATA, validation, callbacks=callbacks, verbose=0)
+        states.append(state(model))
+    assert equal(*states)
+    assert phases == ["train", "val"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, FileNotFoundError])
+def test_workers_that_ctrl_c_has_ended_are_no_error(error):
+    class Data:
+        ended = False
+
+        def __len__(self):
+            return len(DATA)
+
+        def __iter__(self):
+            if self.ended:
+                raise error("the test")
+            yield from DATA
+
+    class Interrupt(kt.Callback):
+        def on_train_batch_end(self, batch, logs):
+            if self.run.state.epoch == 2:
+                data.ended = True
+                self.run.interrupt("Ctrl-C")
+
+    own, data, model = [], Data(), make_model()
+    note = LambdaCallback(on_train_batch_end=lambda *_: own.append(state(model)))
+    text = (
+        r"dl_train cannot be read again after an interrupt \(\w+Error\('the test'\)\). So the net has its own weights"
+    )
+    with pytest.warns(UserWarning, match=text):
+        model.fit(4, data, callbacks=[StochasticWeightAveraging(0), Interrupt(), note], verbose=0)
+    assert equal(state(model), own[-1])
+    assert len(model.history) == 2
