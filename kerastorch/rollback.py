@@ -40,7 +40,7 @@ def rolled_back(modules: Sequence[nn.Module], optimizers: Iterable[Optimizer], l
         stack.enter_context(_parameters_kept(list(parameters.values())))
         for optimizer in optimizers:
             stack.enter_context(_optimizer_kept(optimizer))
-        stack.enter_context(_generators_kept(loader))
+        stack.enter_context(generators_kept(loader))
         yield
 
 
@@ -110,7 +110,8 @@ def _containers(value: Any) -> Any:
 
 
 @contextmanager
-def _generators_kept(loader: Any) -> Iterator[None]:
+def generators_kept(loader: Any) -> Iterator[None]:
+    """Put back the random generators that a loader, its samplers and its Dataset have of their own."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     parts = [loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
     parts.append(getattr(loader, "dataset", None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -135,6 +135,14 @@ class Run:
     def validates(self, epoch: int) -> bool:
         """Whether this epoch, from 0, is followed by a validation."""
         return self.has_validation and (epoch + 1) % self.validation_freq == 0
+
+    def validated(self, names: Iterable[str]) -> list[str]:
+        """Return which values of a trained epoch its validation has too: what is measured, not what callbacks add."""
+        names, trained, validated = list(names), self.state.metrics, self.val_metrics
+        if not trained.metrics.keys() <= set(names):  # one metric has several values, by names of their own
+            return [name for name in names if name not in trained.metrics or name in validated.metrics]
+        own = {*trained} - trained.metrics.keys()  # the loss, and what a step of the user's own has measured
+        return [name for name in names if name in own | validated.noted]
 
     def explanation(self, batch: Batch) -> str:
         """Say in one line where an error came up, for the end of its traceback."""

@@ -311,3 +311,11 @@ values = st.floats(-1e6, 1e6) | st.sampled_from([NAN, math.inf, -math.inf])
 def test_whatever_happened_can_be_drawn(rows, log_scale):
     history = a_history(*({"loss": 1.0, **row} for row in rows))
     history.plot(log_scale=log_scale).draw_without_rendering()
+
+
+def test_a_rate_that_is_in_the_validation_alone_is_drawn():
+    """It was a KeyError."""
+    history = History()
+    history.append(0, {"loss": 1.0, "val_lr_plus": 0.1})
+    history.append(1, {"loss": 0.5, "val_lr_plus": 0.2})
+    assert [axes.get_title() for axes in history.plot().axes] == ["loss", "lr_plus"]

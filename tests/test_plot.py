@@ -535,6 +535,113 @@ def test_what_is_no_confusion_matrix_is_refused(model):
         kt.plot.confusion_matrix(model, (X, torch.zeros(24, 3, 3).long()))
 
 
+class Constant(nn.Module):
+    """Says the same of every sample."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.values = nn.Parameter(torch.tensor(values))
+
+    def forward(self, x):
+        return self.values.expand(len(x), -1)
+
+
+def compiled(net, loss):
+    model = kt.Model(net)
+    model.compile(loss, "sgd", ["accuracy"])
+    return model
+
+
+ONES = torch.ones(24, 1)
+
+
+def test_logits_within_0_and_1_are_logits_where_the_loss_says_so():
+    """An accuracy of 1.0 was drawn as one of 0."""
+    model = compiled(Constant(0.3), "bce_with_logits")
+    assert model.evaluate((X, ONES), verbose=0)["accuracy"] == 1
+    assert kt.plot.confusion_matrix(model, (X, ONES)).axes[0].get_title() == "100.0 % of 24 are right"
+    assert titles_of(kt.plot.predictions(model, (X, ONES), n=1)) == ["1  57 %"]
+
+
+def test_probabilities_and_their_logarithms_are_so_where_the_loss_says_so():
+    assert titles_of(kt.plot.predictions(compiled(Constant(0.3), nn.BCELoss()), (X, ONES), n=1)) == ["0  70 %\nis 1"]
+    model = compiled(Constant(math.log(0.25), math.log(0.75)), nn.NLLLoss())
+    assert titles_of(kt.plot.predictions(model, (X, Y % 2), n=1, seed=None)) == ["1  75 %\nis 0"]
+    assert answers(torch.tensor([0.25]).log(), "log_probabilities")[1].item() == pytest.approx(0.75)
+
+
+def test_without_a_loss_one_batch_tells_what_all_are():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.flatten(1).mean(1, keepdim=True) * 4 - 3  # -3 to 0.8: logits
+
+    loader = DataLoader(TensorDataset(X.flip(0), torch.ones(24)), 2)  # the first batches are within 0 and 1
+    titles = titles_of(kt.plot.predictions(kt.Model(Mean()), loader, n=24))
+    assert titles[0].startswith("1  70 %")
+    assert sum(title.startswith("1") for title in titles) == 5
+
+
+def test_a_regression_is_no_classifier():
+    model = compiled(Constant(0.5), "mse")
+    for draw in (kt.plot.predictions, kt.plot.confusion_matrix):
+        with pytest.raises(MismatchError, match=r"no classes but numbers such as 2\.5: is the model a regression\?"):
+            draw(model, (X, ONES * 2.5))
+    with pytest.raises(MismatchError, match="There are 2 classes, but labels from 7 to 7"):
+        kt.plot.predictions(model, (X, ONES * 7))
+
+
+def test_soft_labels_are_those_of_the_likelier_class(model):
+    one = compiled(Constant(0.3), "bce_with_logits")
+    assert cells_of(kt.plot.confusion_matrix(one, (X, ONES * 0.9))).tolist() == [[0, 0], [0, 24]]
+    soft = nn.functional.one_hot(Y, 3) * 0.7 + 0.1
+    assert cells_of(kt.plot.confusion_matrix(model, (X, soft))).tolist() == COUNTS
+    several = torch.tensor([[1.0, 1.0, 0.0]]).expand(24, 3)
+    with pytest.raises(MismatchError, match=r"one class a sample, .* got a row \[1, 1, 0\]"):
+        kt.plot.confusion_matrix(model, (X, several))
+
+
+def test_what_is_not_labelled_is_not_wrong(model):
+    target = Y.clone()
+    target[:3] = -100
+    titles = titles_of(kt.plot.predictions(model, (X, target), n=4, seed=None))
+    assert titles == ["0  96 %\nnot labelled", "1  96 %\nnot labelled", "1  96 %\nnot labelled", "0  96 %"]
+    assert titles_of(kt.plot.predictions(model, (X, target), n=1, only="wrong")) == ["1  96 %\nis 2"]
+    assert titles_of(kt.plot.samples((X, target), 1, seed=None)) == ["not labelled"]
+    other = compiled(Reader(), nn.CrossEntropyLoss(ignore_index=2))
+    assert cells_of(kt.plot.confusion_matrix(other, (X, Y))).sum() == 16
+
+
+def test_nan_is_no_answer():
+    for loss, values in (("bce_with_logits", [math.nan]), ("cross_entropy", [math.nan, 0.0])):
+        model = kt.Model(Constant(*values))
+        model.compile(loss, "sgd")
+        for draw in (kt.plot.predictions, kt.plot.confusion_matrix):
+            with pytest.raises(ValueError, match="24 of 24 outputs are NaN"):
+                draw(model, DataLoader(TensorDataset(X, ONES if len(values) == 1 else Y % 2), 24))
+
+
+def test_a_generator_of_a_loader_stays_as_it_was(model):
+    generator = torch.Generator().manual_seed(5)
+    loader = DataLoader(TensorDataset(X, Y), 4, shuffle=True, generator=generator)
+    before = generator.get_state()
+    kt.plot.samples(loader)
+    kt.plot.predictions(model, loader)
+    kt.plot.confusion_matrix(model, loader)
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "target"])
+def test_a_loader_of_dicts_keeps_its_labels(name):
+    class Dicts(Dataset):
+        def __len__(self):
+            return 24
+
+        def __getitem__(self, index):
+            return {"image": X[index], name: index % 3}
+
+    assert titles_of(kt.plot.samples(DataLoader(Dicts(), 8), 4)) == ["0", "1", "2", "0"]
+
+
 # ---------------------------------------------------------------- real data
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kerastorch.callbacks import rows
 from kerastorch.callbacks.logger import Logger
 
 _NO_METRICS = (
@@ -32,7 +34,8 @@ class CSVLogger(Logger):
     Args:
         filename: The file; directories are made. It is overwritten when the first epoch ends.
         separator: One character between the values.
-        append: Add lines to a file that is there, in the columns that it has; also in a second `fit`.
+        append: Add lines to a file that is there, in the columns that it has; also in a second `fit`. A torn last line
+            is taken away.
 
     Attributes:
         columns: The names in the first line.
@@ -61,27 +64,31 @@ class CSVLogger(Logger):
         self.filename.parent.mkdir(parents=True, exist_ok=True)
         with self.filename.open("a", encoding="utf-8"):
             pass
-        self.columns = self._columns_of_file() if self.append else []
+        self.columns = []
+        if self.append:
+            self._columns_of_file()  # refuses other files before it changes them
+            rows.mend(self.filename, lambda line: line.endswith(b"\r"))
+            self.columns = self._columns_of_file()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write a line, the first time with a line of names before it."""
-        if "epoch" not in values:
+        if self._epoch is None:
             return
-        if not self.columns:
-            columns = self._expected(values)
-            self._write(columns, "w")
-            self.columns = columns
-        unknown = [name for name in values if name not in self.columns]
+        anew, columns = not self.columns, self.columns or self._expected(values)
+        unknown = [name for name in values if name not in columns]
         if unknown:
             self.warn_once(
                 ", ".join(unknown),
                 f"{self.filename} has no column for {', '.join(unknown)}, which the first epoch lacked; left out.",
             )
-        self._write([_cell(values.get(name)) for name in self.columns], "a")
-
-    def _write(self, row: Iterable[Any], mode: str) -> None:
-        with self.filename.open(mode, newline="", encoding="utf-8") as file:
-            csv.writer(file, delimiter=self.separator).writerow(row)
+        cells = dict.fromkeys(columns, "NA")
+        for name in columns:
+            with self.leaving_out(name):
+                cells[name] = _cell(values.get(name))
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=self.separator).writerows([columns, cells.values()][not anew :])
+        rows.add(self.filename, text.getvalue(), anew=anew)
+        self.columns = columns
 
     def _columns_of_file(self) -> list[str]:
         with self.filename.open(newline="", encoding="utf-8") as file:
@@ -95,10 +102,9 @@ class CSVLogger(Logger):
 
     def _expected(self, values: Mapping[str, Any]) -> list[str]:
         """Return the names of an epoch, with those of a validation that is still to come."""
-        trains, validates = self.run.state.metrics.metrics, self.run.val_metrics.metrics
         trained = [name for name in values if not name.startswith("val_") and name not in _NO_METRICS]
-        both = [name for name in trained if name not in trains or name in validates]
-        measured = [*both, *(name for name in validates if name not in trains)]
+        alone = self.run.val_metrics.metrics.keys() - self.run.state.metrics.metrics.keys()
+        measured = [*self.run.validated(trained), *(name for name in self.run.val_metrics.metrics if name in alone)]
         validated = [f"val_{prefix}{name}" for prefix in self.run.val_sets for name in measured]
         has_validation = any(name.startswith("val_") for name in values)
         rest = [name for name in values if name not in trained]

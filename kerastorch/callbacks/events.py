@@ -9,20 +9,18 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from kerastorch import isolate
-from kerastorch.callbacks.values import as_array
+from kerastorch.callbacks.values import as_array, finite
 from kerastorch.errors import needs
 
 
 def add_histogram(writer: Any, tag: str, values: Any, step: int) -> None:
     """Write how the finite ones of some numbers are spread; nothing where there are none."""
-    array = np.asarray(values, np.float64)
-    finite = array[np.isfinite(array)]
-    if finite.size:
-        writer.add_histogram(tag, finite, step)
+    numbers = finite(values)
+    if numbers.size:
+        writer.add_histogram(tag, numbers, step)
 
 
 def add_histograms(writer: Any, module: nn.Module, step: int) -> None:
@@ -64,10 +62,13 @@ def add_graph(writer: Any, module: nn.Module, x: Any) -> None:
 def hparams_event(hparams: Mapping[str, Any], *, ends: bool) -> Any:
     """Return what the tab HPARAMS reads: at the begin of a run what distinguishes it, at its end that it succeeded."""
     module = needs("torch.utils.tensorboard.summary", purpose="The TensorBoard callback", install="tensorboard")
-    plain = {name: value if _is_plain(value) else str(value) for name, value in hparams.items()}
+    plain = {name: _plain(value) for name, value in hparams.items()}
     _, begin, end = module.hparams(plain, {})
     return end if ends else begin
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
+def _plain(value: Any) -> int | float | str:
+    array = None if isinstance(value, (list, tuple)) else as_array(value)
+    if array is not None and array.size == 1:
+        value = array.item()
+    return value if isinstance(value, (int, float, str)) and not isinstance(value, bool) else str(value)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kerastorch.callbacks import rows
 from kerastorch.callbacks.logger import Logger, UpdateFreq, check_update_freq
 from kerastorch.callbacks.values import plain
 
@@ -51,35 +52,24 @@ class JSONLogger(Logger):
             pass
         self._appends = self.append or not self.run.trains  # an evaluation does not overwrite the training
         if self._appends:
-            _mend(self.filename)
+            rows.mend(self.filename, _is_json)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write a line."""
         row: dict[str, Any] = {"step": step}
         for name, value in values.items():
-            try:
+            with self.leaving_out(name):
+                if name == "step":
+                    raise ValueError("a line has the step of the optimizer by that name")
                 row[name] = plain(value)
-            except TypeError as error:
-                self.warn_once(f"{name} {type(value)}", f"{self!r} leaves out {name!r}: {error}.")
         line = json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
-        with self.filename.open("ab" if self._appends else "wb") as file:
-            file.write(line.encode())
+        rows.add(self.filename, line, anew=not self._appends)
         self._appends = True
 
 
-def _mend(path: Path) -> None:
-    """End the last line of a file, or take it away where it is torn."""
-    if not path.is_file():
-        return  # a device, or a pipe
-    text = path.read_bytes()
-    start = text.rfind(b"\n") + 1
-    if start == len(text):
-        return
+def _is_json(line: bytes) -> bool:
     try:
-        json.loads(text[start:])
+        json.loads(line)
     except ValueError:
-        with path.open("r+b") as file:
-            file.truncate(start)
-    else:
-        with path.open("ab") as file:
-            file.write(b"\n")
+        return False
+    return True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, Literal
 
@@ -33,7 +34,8 @@ class Logger(Callback, ABC):
     - in `evaluate(callbacks=[logger])` the result as `{"test_loss": ...}`.
 
     What cannot be written never ends a run: an error of `write` or `close` becomes a warning, one for each kind in a
-    run. An error of `open` does end it, before the first batch.
+    run. Where it took long to fail, nothing is written for nine times as long. An error of `open` does end the run,
+    before the first batch, after a `close`.
 
     Attributes:
         update_freq: Steps between two writes of running means; 0 or `"epoch"` for none; None for what `fit` was told as
@@ -47,6 +49,7 @@ class Logger(Callback, ABC):
     _written: int = -1  # the last step whose running means were written
     _rests_until: float = 0.0
     _warned: frozenset[str] = frozenset()
+    _epoch: int | None = None  # whose values are being written; users may log a value "epoch" of their own
 
     @abstractmethod
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -61,7 +64,7 @@ class Logger(Callback, ABC):
         """Prepare for a run; `self.run.trains` says whether it is one of `fit`, or of `evaluate`."""
 
     def close(self, error: BaseException | None) -> None:
-        """End a run, with the error that ended it, if one did."""
+        """End a run, with the error that ended it, if one did; it may be one of `open`."""
 
     def on_train_begin(self, logs: Logs) -> None:
         """Open, and listen to `run.log`."""
@@ -77,19 +80,22 @@ class Logger(Callback, ABC):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Write the values of the epoch."""
-        self.try_to_write(self.run.state.step, {"epoch": epoch, **logs})
+        self._epoch = epoch
+        try:
+            self.try_to_write(self.run.state.step, {"epoch": epoch, **logs} | {"epoch": epoch})
+        finally:
+            self._epoch = None
 
     def on_test_end(self, logs: Logs) -> None:
         """Write the result of `evaluate`; a validation is a part of its epoch."""
         run = self.run
         if run.trains:
             return
-        opens = self._opened_by is None  # not if evaluate is called inside the fit that this logger writes
-        if opens:
+        if self._opened_by is None:  # it is not, if evaluate is called inside the fit that this logger writes
             self._open()
         prefix = next((prefix for prefix, data in run.val_sets.items() if data is run.val_data), "")
         self.try_to_write(run.state.step, {f"test_{prefix}{name}": value for name, value in logs.items()})
-        if opens:
+        if self._opened_by is run and run.val_data is [*run.val_sets.values()][-1]:
             self._close(None)
 
     def on_train_end(self, logs: Logs) -> None:
@@ -110,9 +116,23 @@ class Logger(Callback, ABC):
             self.write(step, values)
         except Exception as error:
             ended = perf_counter()
-            if ended - started > _SLOW:
-                self._rests_until = ended + _REST * (ended - started)
-            self._warn_of(error)
+            rest = _REST * (ended - started) if ended - started > _SLOW else 0.0
+            self._rests_until = ended + rest
+            self._warn_of(error, f" The next {rest:.0f} s nothing is written." if rest else "")
+
+    @contextmanager
+    def leaving_out(self, name: str) -> Iterator[None]:
+        """Let what fails here cost this value alone, and one warning; not where the place fails, or takes long to."""
+        started = perf_counter()
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            if perf_counter() - started > _SLOW:
+                raise
+            text = " ".join(str(error).split()).rstrip(".")
+            self.warn_once(f"{name} {type(error)}", f"{self!r} leaves out {name!r}: {text or type(error).__name__}.")
 
     def warn_once(self, kind: str, text: str) -> None:
         """Warn, unless there was a warning of this kind in this run."""
@@ -124,7 +144,12 @@ class Logger(Callback, ABC):
         every = self.run.log_step_freq if self.update_freq is None else self.update_freq
         self._every = 0 if every is None or every == "epoch" else every
         self._written, self._rests_until, self._warned = -1, 0.0, frozenset()
-        self.open()
+        try:
+            self.open()
+        except BaseException as error:
+            with suppress(Exception):  # half of it may be open; the error to tell of is the first one
+                self.close(error)
+            raise
         self._opened_by = self.run
 
     def _close(self, error: BaseException | None) -> None:
@@ -136,9 +161,9 @@ class Logger(Callback, ABC):
         except Exception as another:
             self._warn_of(another)
 
-    def _warn_of(self, error: Exception) -> None:
+    def _warn_of(self, error: Exception, rest: str = "") -> None:
         kind, text = type(error).__name__, " ".join(str(error).split())
-        self.warn_once(kind, f"{self!r} could not write: {kind}: {text} Training goes on; this is said once.")
+        self.warn_once(kind, f"{self!r} could not write: {kind}: {text}{rest} Training goes on; this is said once.")
 
 
 def check_update_freq(value: UpdateFreq) -> None:

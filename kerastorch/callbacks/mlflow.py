@@ -11,6 +11,9 @@ from kerastorch.callbacks.logger import Logger, UpdateFreq, check_update_freq, c
 from kerastorch.callbacks.values import grid, kind, number
 from kerastorch.errors import needs
 
+_MOST_METRICS, _MOST_PARAMS = 1000, 100  # MLflow takes no more at once
+_LONGEST = 250  # characters in a name
+
 
 class MLflow(Logger):
     """Writes each `fit` as a run of MLflow; `mlflow ui` shows them.
@@ -87,13 +90,18 @@ class MLflow(Logger):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        numbers = {_name(name): number(value) for name, value in values.items() if kind(value) == "number"}
-        if numbers:
-            metrics = [Metric(name, value, now, step) for name, value in numbers.items()]
-            self._client.log_batch(self.run_id, metrics=metrics)
+        metrics, others = [], []
         for name, value in values.items():
-            if kind(value) != "number":
-                self._write_artifact(_name(name), value, step)
+            with self.leaving_out(name):
+                if kind(value) == "number":
+                    metrics.append(Metric(_name(name), number(value), now, step))
+                else:
+                    others.append(name)
+        for start in range(0, len(metrics), _MOST_METRICS):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _MOST_METRICS])
+        for name in others:
+            with self.leaving_out(name):
+                self._write_artifact(_name(name), values[name], step)
 
     def close(self, error: BaseException | None) -> None:
         """End the run, if it was begun here."""
@@ -120,8 +128,8 @@ class MLflow(Logger):
         known = self._client.get_run(self.run_id).data.params
         facts = {_name(name): str(value) for name, value in {**configuration(self.run), **self.params}.items()}
         new = [Param(name, value) for name, value in facts.items() if name not in known]
-        for start in range(0, len(new), 100):  # MLflow takes no more at once
-            self._client.log_batch(self.run_id, params=new[start : start + 100])
+        for start in range(0, len(new), _MOST_PARAMS):
+            self._client.log_batch(self.run_id, params=new[start : start + _MOST_PARAMS])
 
     def _write_artifact(self, name: str, value: Any, step: int) -> None:
         match kind(value):
@@ -137,4 +145,6 @@ class MLflow(Logger):
 
 
 def _name(name: str) -> str:
-    return re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)  # MLflow refuses other characters
+    """Return a name that MLflow takes: its characters, and a path that goes downwards."""
+    clean = re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII)[:_LONGEST]
+    return "/".join(part for part in clean.split("/") if part not in ("", ".", "..")) or "_"

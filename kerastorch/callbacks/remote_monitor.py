@@ -16,8 +16,9 @@ _TIMEOUT = 3.0  # seconds; training waits for it
 class RemoteMonitor(Logger):
     """Posts the values of each epoch to a web server: `{"epoch": 0, "loss": 0.21, ...}`, epochs counted from 0.
 
-    NaN and infinity are `null`, arrays are lists, one number in an array is a number. A server that does not answer
-    within 3 seconds, or refuses, costs a warning; the next epoch tries again.
+    NaN and infinity are `null`, arrays are lists, one number in an array is a number. What JSON cannot hold is left out
+    with a warning, and so are arrays of more than 10,000 numbers. A server that refuses costs a warning, and the next
+    epoch tries again. So does one that does not answer within 3 seconds, but then nothing is sent for half a minute.
 
     Example:
         >>> kt.callbacks.RemoteMonitor("http://localhost:9000")
@@ -60,11 +61,15 @@ class RemoteMonitor(Logger):
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Post the values of an epoch; others are not sent."""
-        if "epoch" not in values:
+        if self._epoch is None:
             return
         from urllib.request import Request, urlopen  # brings http and ssl along
 
-        text = json.dumps({name: _unwrapped(value) for name, value in values.items()}, allow_nan=False)
+        row = {}
+        for name, value in values.items():
+            with self.leaving_out(name):
+                row[name] = _unwrapped(value)
+        text = json.dumps(row, allow_nan=False)
         body = text if self.send_as_json else urlencode({self.field: text})
         form = "application/json" if self.send_as_json else "application/x-www-form-urlencoded"
         headers = {"Content-Type": form, **self.headers}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ class TensorBoard(Logger):
         >>> self.run.log({"val_samples": images})  # in a callback; to log_dir/validation, since it begins with val_
 
     Args:
-        log_dir: Where to; made when the first value is written. One for each run lets runs be compared.
+        log_dir: Where to; made before the first batch. One for each run lets runs be compared.
         update_freq: Steps between two points of the `batch_` curves; 0 or `"epoch"` for none. By default what `fit` was
             told as `log_step_freq`.
         histogram_freq: Epochs between two histograms of each parameter and of its last gradient; 0 for none. All of
@@ -43,6 +45,7 @@ class TensorBoard(Logger):
 
     Raises:
         MissingPackageError: The package tensorboard is not installed.
+        OSError: At the start of a run, `log_dir` is no folder that can be written to.
         ValueError: A number is negative, or `update_freq` is something else.
     """
 
@@ -73,7 +76,10 @@ class TensorBoard(Logger):
         return f"TensorBoard({str(self.log_dir)!r}, update_freq={self.update_freq!r}{rest})"
 
     def open(self) -> None:
-        """See whether there is something to write before the first value."""
+        """See that files can be written, before an epoch is spent, and whether there is something to write already."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.log_dir):
+            pass
         self._draws = self.write_graph and self.run.trains
         if self.hparams is not None and self.run.trains:
             self._write_hparams(ends=False)
@@ -86,30 +92,21 @@ class TensorBoard(Logger):
         super().on_train_batch_end(batch, logs)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write each value by what it is."""
-        epoch = values.get("epoch")
-        for name, value in values.items():
-            if name == "epoch":
-                continue
-            writer, tag = self._writer(_place(name)), name.removeprefix("val_")
-            if epoch is not None and self._is_curve(name):
-                add_precision_recall(writer, tag, value, epoch)
-            elif epoch is not None:
-                self._add(writer, f"epoch_{tag}", value, epoch)
-            else:
-                self._add(writer, tag, value, step)
-        if epoch is not None and self.histogram_freq and (epoch + 1) % self.histogram_freq == 0:
-            add_histograms(self._writer("train"), self.run.state.module, epoch)
-        if epoch is not None:
-            for writer in self._writers.values():
-                writer.flush()
+        """Write each value by what it is; after an error of the files the next values begin new ones."""
+        try:
+            for name, value in values.items():
+                with self.leaving_out(name):
+                    self._write(step, name, value)
+            if self._epoch is not None:
+                self._finish_epoch(self._epoch)
+        except Exception:
+            with suppress(Exception):  # a writer that has failed once refuses everything
+                self._close_writers()
+            raise
 
     def close(self, error: BaseException | None) -> None:
         """Close the files."""
-        writers = list(self._writers.values())
-        self._writers.clear()
-        for writer in writers:
-            writer.close()
+        self._close_writers()
         if self.hparams is not None and self.run.trains and error is None:
             self._write_hparams(ends=True)
 
@@ -119,11 +116,36 @@ class TensorBoard(Logger):
             self._writers[place] = module.SummaryWriter(str(self.log_dir / place))
         return self._writers[place]
 
+    def _close_writers(self) -> None:
+        with ExitStack() as stack:  # whatever happens to one of them, the others are closed
+            for writer in self._writers.values():
+                stack.callback(writer.close)
+            self._writers.clear()
+
+    def _write(self, step: int, name: str, value: Any) -> None:
+        epoch = self._epoch
+        if epoch is not None and name == "epoch":
+            return
+        writer, tag = self._writer(_place(name)), name.removeprefix("val_")
+        if (epoch is not None or name.startswith("test_")) and self._is_curve(name):
+            add_precision_recall(writer, tag, value, step if epoch is None else epoch)
+        elif epoch is not None:
+            self._add(writer, f"epoch_{tag}", value, epoch)
+        else:
+            self._add(writer, tag, value, step)
+
+    def _finish_epoch(self, epoch: int) -> None:
+        if self.histogram_freq and (epoch + 1) % self.histogram_freq == 0:
+            add_histograms(self._writer("train"), self.run.state.module, epoch)
+        for writer in self._writers.values():
+            writer.flush()
+
     def _is_curve(self, name: str) -> bool:
-        """Whether a value of an epoch is that of a PrecisionRecallCurve."""
+        """Whether a value of an epoch or of an evaluation is that of a PrecisionRecallCurve."""
         metrics = dict(self.run.state.metrics.metrics)
+        kind = "val" if self.run.trains else "test"
         for prefix in self.run.val_sets:
-            metrics |= {f"val_{prefix}{key}": metric for key, metric in self.run.val_metrics.metrics.items()}
+            metrics |= {f"{kind}_{prefix}{key}": metric for key, metric in self.run.val_metrics.metrics.items()}
         return isinstance(metrics.get(name), PrecisionRecallCurve)
 
     def _draw(self) -> None:

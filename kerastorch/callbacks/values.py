@@ -17,6 +17,7 @@ Kind = Literal["number", "text", "figure", "images", "array", "unknown"]
 
 _CHANNELS = (1, 3, 4)
 _SIDE = 8  # the least height and width of an image: (3, 3) for each of three classes is no picture
+_FLOATS = (torch.float16, torch.float32, torch.float64)  # those that NumPy knows
 _LARGEST = 10_000  # numbers in one value of a text file
 
 
@@ -43,8 +44,9 @@ def kind(value: Any) -> Kind:
 def as_array(value: Any) -> Array | None:
     """Return a tensor, an array or a list of numbers as an array; None where it is none of them."""
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        value = value.detach() if value.layout == torch.strided else value.detach().to_dense()
+        unknown = value.is_floating_point() and value.dtype not in _FLOATS
+        array = (value.float() if unknown else value).numpy(force=True)
     elif isinstance(value, (np.ndarray, np.generic, list, tuple)):
         try:
             array = np.asarray(value)
@@ -64,6 +66,13 @@ def number(value: Any) -> float:
 def numbers_in(values: Mapping[str, Any]) -> dict[str, float]:
     """Return the values that are one number."""
     return {name: number(value) for name, value in values.items() if kind(value) == "number"}
+
+
+def finite(value: Any) -> Array:
+    """Return the finite numbers of a value, float64 `(N,)`."""
+    array = np.asarray(as_array(value), np.float64)
+    numbers: Array = array[np.isfinite(array)]
+    return numbers
 
 
 def images(value: Any) -> Array:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kerastorch.callbacks.logger import Logger, UpdateFreq, check_update_freq, configuration
-from kerastorch.callbacks.values import as_array, drawn, images, kind, number
+from kerastorch.callbacks.values import drawn, finite, images, kind, number
 from kerastorch.errors import did_you_mean, needs
 
 WandBMode = Literal["offline", "online", "disabled"]
@@ -20,6 +20,10 @@ class WandB(Logger):
     over the steps of the optimizer. Images and figures that others hand to `run.log` are shown as such, other arrays
     as histograms; what is none of these is left out with a warning. A run that you have started yourself with
     `wandb.init` is written to, and is not ended.
+
+    `evaluate(callbacks=[...])` with the same object adds its result to the run of the last `fit` in the mode
+    `"online"`. Offline it is a run of its own: a folder that was closed cannot be added to. wandb has one run at a
+    time, so of several such callbacks all write into that of the first, with a warning.
 
     Example:
         >>> kt.callbacks.WandB("cifar10", name="resnet", mode="online")
@@ -64,6 +68,7 @@ class WandB(Logger):
         self.update_freq = update_freq
         self.folder: Path | None = None
         self._tracked: Any = None
+        self._id: str | None = None  # of the run of the last fit
         self._ends = False  # whether the run is ours to end
 
     def __repr__(self) -> str:
@@ -81,25 +86,39 @@ class WandB(Logger):
         if self._ends:
             # "disabled" and the rest of the process are left as they are; the terminal belongs to the display
             settings = wandb.Settings(silent=not self.run.verbose, console="off")
-            places = {"project": self.project, "name": self.name, "dir": self.dir}
+            places: dict[str, Any] = {"project": self.project, "name": self.name, "dir": self.dir}
+            if self.mode == "online" and self._id is not None and not self.run.trains:
+                places |= {"id": self._id, "resume": "allow"}
             self._tracked = wandb.init(**places, mode=self.mode, config=config, settings=settings)
             self._tracked.define_metric("*", step_metric="optimizer_step")
+            self._id = self._tracked.id if self.run.trains else self._id
         else:
+            self._warn_of_another()
             self._tracked = wandb.run
             self._tracked.config.update(config, allow_val_change=True)
         self.folder = Path(self._tracked.dir).parent
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write values in the form that they are shown in."""
-        row = {name: self._shown(name, value) for name, value in values.items()}
+        row = {}
+        for name, value in values.items():
+            with self.leaving_out(name):
+                row[name] = self._shown(name, value)
         kept = {name: value for name, value in row.items() if value is not None}
-        self._tracked.log({"optimizer_step": step, **kept})
+        self._tracked.log({**kept, "optimizer_step": step})
 
     def close(self, error: BaseException | None) -> None:
         """End the run, if it was begun here."""
         tracked, self._tracked = self._tracked, None
         if self._ends:
             tracked.finish(exit_code=0 if error is None else 1)
+
+    def _warn_of_another(self) -> None:
+        owners = [getattr(write, "__self__", None) for write in self.run.writers]
+        owner = next((owner for owner in owners if isinstance(owner, WandB) and owner._ends), None)
+        if owner is not None:
+            text = f"{self!r} writes into the run of {owner!r}: wandb has one run at a time. Pass one WandB callback."
+            self.warn_once("another", text)
 
     def _shown(self, name: str, value: Any) -> Any:
         wandb = needs("wandb", purpose="The WandB callback")
@@ -113,7 +132,8 @@ class WandB(Logger):
             case "images":
                 return [wandb.Image(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in images(value)]
             case "array":
-                return wandb.Histogram(as_array(value))
+                numbers = finite(value)
+                return wandb.Histogram(numbers) if numbers.size else None
         text = f"{self!r} leaves out {name!r}: there is no form to show {type(value).__name__} in."
         self.warn_once(f"{name} {type(value)}", text)
         return None

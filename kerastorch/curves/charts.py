@@ -125,7 +125,9 @@ def known(columns: Iterable[str]) -> set[str]:
 def _all(columns: Mapping[str, Sequence[float]]) -> dict[str, dict[str, str]]:
     found = {title: labels for title, labels in grouped(columns).items() if title not in _ONLY_IF_ASKED}
     rates = {title: found.pop(title) for title in list(found) if title == "lr" or title.startswith("lr_")}
-    return found | {title: labels for title, labels in rates.items() if len(set(columns[title])) > 1}
+    return found | {
+        title: labels for title, labels in rates.items() if any(len(set(columns[name])) > 1 for name in labels)
+    }
 
 
 def _chosen(columns: Mapping[str, Sequence[float]], names: Sequence[str]) -> dict[str, dict[str, str]]:

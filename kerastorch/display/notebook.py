@@ -118,7 +118,7 @@ class NotebookProgress(Callback):
 
     def _show_table(self) -> None:
         rows = self.run.state.history.rows
-        columns = _columns(rows, list(self.run.val_sets))
+        columns = _columns(rows, list(self.run.val_sets), self.run.validated(rows[0]))
         first = max(len(rows) - _ROWS, 0)
         numbers = self.run.state.history.epoch[first:]
         cells = [_cells(epoch, self.run.epochs, row, columns) for epoch, row in zip(numbers, rows[first:], strict=True)]
@@ -149,11 +149,11 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _columns(rows: Sequence[Mapping[str, float]], sets: Sequence[str]) -> list[str]:
+def _columns(rows: Sequence[Mapping[str, float]], sets: Sequence[str], validated: Sequence[str]) -> list[str]:
     # an epoch without validation may come first
     names = list(dict.fromkeys(name for row in (rows[0], rows[-1]) for name in shown(row)))
     trained = [name for name in names if not name.startswith("val_")]
-    expected = [f"val_{prefix}{name}" for prefix in sets for name in trained]
+    expected = [f"val_{prefix}{name}" for prefix in sets for name in trained if name in validated]
     return list(dict.fromkeys([*trained, *expected, *names]))
 
 

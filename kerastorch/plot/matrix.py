@@ -10,14 +10,14 @@ from torch import Tensor
 
 from kerastorch.errors import DataError, MismatchError, did_you_mean, needs
 from kerastorch.isolate import random_state_kept
-from kerastorch.plot.outcome import answers, check_model, truths
-from kerastorch.plot.reading import Classes, called, check_arguments, classes_of, read
+from kerastorch.plot.outcome import IGNORED, answers, check_model, task_of, truths
+from kerastorch.plot.reading import Classes, called, check_arguments, classes_of, labels_in, read
+from kerastorch.rollback import generators_kept
 
 Normalize = Literal["true", "pred", "all"]
 _NUMBERED = 20  # classes; numbers in more cells cannot be read
 _NAMED = 50
 _READ_AT_ONCE = 64
-_IGNORED = -100  # by the losses of torch
 
 
 def confusion_matrix(
@@ -31,7 +31,8 @@ def confusion_matrix(
 
     Args:
         matrix: A matrix `(C, C)`, as of the metric `"confusion_matrix"`; or a `kerastorch.Model` that gives scores of
-            classes, to predict `data` with.
+            classes, to predict `data` with. The loss that it was compiled with tells whether they are logits; without
+            one, all that are within 0 and 1 are taken for probabilities.
         data: Data with labels, in any form that `fit` takes; for a model.
         classes: Names of the classes; by default `data.classes`, if there is such, else numbers.
         normalize: Divide by the sum of each row (`"true"`), of each column (`"pred"`) or of all (`"all"`).
@@ -41,8 +42,8 @@ def confusion_matrix(
 
     Raises:
         TypeError: Neither a matrix nor a model with data.
-        MismatchError: The matrix is not square, or the model is no classifier.
-        ValueError: `normalize` is something else, or there are fewer names than classes.
+        MismatchError: The matrix is not square, the model is no classifier, or a sample has several labels.
+        ValueError: `normalize` is something else, there are fewer names than classes, or outputs are NaN.
         MissingPackageError: matplotlib is not installed.
     """
     check_arguments(1, classes)
@@ -78,20 +79,20 @@ def _counted(model: Any, data: Any) -> Tensor:
 
     def inputs() -> Iterator[tuple[Any]]:
         for batch in read(data, _READ_AT_ONCE, None, None):
-            targets.append(batch.y)
+            targets.append(labels_in(batch))
             yield (batch.x,)
 
-    with random_state_kept():
+    with random_state_kept(), generators_kept(data):
         output = model.predict(inputs())
-    labels, _, count = answers(output)
+    told = task_of(model)
+    labels, _, count = answers(output, told.outputs)
     missing = next((target for target in targets if not isinstance(target, Tensor)), None)
     joined = missing if missing is not None or targets[0] is None else torch.cat(targets)
-    truth = truths(joined, output, len(labels))
-    labels, truth = labels[truth != _IGNORED], truth[truth != _IGNORED]
+    truth = truths(joined, output, len(labels), count, told.ignore_index)
+    labels, truth = labels[truth != IGNORED], truth[truth != IGNORED]
     if not len(truth):
-        raise DataError(f"Every label is {_IGNORED}, which is ignored.")
-    if truth.min() < 0 or truth.max() >= count:
-        raise MismatchError(f"There are {count} classes, but labels from {truth.min()} to {truth.max()}.")
+        ignored = IGNORED if told.ignore_index is None else told.ignore_index
+        raise DataError(f"Every label is {ignored}, which is ignored.")
     return torch.bincount(truth * count + labels, minlength=count * count).reshape(count, count).double()
 
 

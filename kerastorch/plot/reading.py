@@ -21,6 +21,7 @@ from kerastorch.plot.images import is_image
 from kerastorch.tree import describe, leaves
 
 Classes = Sequence[str] | Mapping[int, str]
+_UNLABELLED = -100  # by the losses of torch
 _LABELS = ("label", "labels", "target", "targets", "y", "fine_label")
 
 
@@ -95,8 +96,16 @@ def unbatched(batch: Batch) -> Iterator[tuple[Any, Any]]:
         raise DataError(
             f"There are no images in {describe(batch.x)}. Reshape rows of pixels, such as x.reshape(-1, 1, 28, 28)."
         )
-    labels = batch.y if isinstance(batch.y, Tensor) and batch.y.ndim else [None] * len(images)
-    yield from zip(images, labels, strict=False)
+    labels = labels_in(batch)
+    known = labels if isinstance(labels, Tensor) and labels.ndim else [None] * len(images)
+    yield from zip(images, known, strict=False)
+
+
+def labels_in(batch: Batch) -> Any:
+    """Return the targets of a batch, or what stands in a dict under a name that labels have; None for neither."""
+    if batch.y is None and isinstance(batch.x, Mapping):
+        return next((batch.x[key] for key in _LABELS if key in batch.x), None)
+    return batch.y
 
 
 def classes_of(data: Any, classes: Classes | None) -> Classes | None:
@@ -137,6 +146,8 @@ def _name(label: Any, classes: Classes | None) -> str:
     number = int(label)
     if classes is not None and (number in classes if isinstance(classes, Mapping) else 0 <= number < len(classes)):
         return str(classes[number])
+    if label == _UNLABELLED and isinstance(label, int):
+        return "not labelled"
     return str(number)
 
 

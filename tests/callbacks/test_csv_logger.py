@@ -1,4 +1,5 @@
 import csv
+import json
 import math
 
 import pytest
@@ -188,3 +189,90 @@ def test_the_separator_is_one_character(separator):
 
 def test_repr_is_the_call():
     assert repr(CSVLogger("log.csv", ";")) == "CSVLogger('log.csv', ';', append=False)"
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_no_half_of_it(tmp_path):
+    """The next line went on where it ended."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    table_path, text_path = tmp_path / "log.csv", tmp_path / "log.jsonl"
+
+    def smaller(path):
+        def limit(epoch, logs):
+            room = {1: path.stat().st_size + 10 if epoch else 0, 2: before[0]}.get(epoch, before[0])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+
+        return LambdaCallback(on_epoch_begin=limit)
+
+    try:
+        with pytest.warns(UserWarning, match="could not write: OSError: .*File too large"):
+            fit(CSVLogger(table_path), smaller(table_path), epochs=4)
+        with pytest.warns(UserWarning, match="could not write: OSError: .*File too large"):
+            fit(
+                kt.callbacks.JSONLogger(text_path),
+                smaller(text_path),
+                epochs=4,
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [row["epoch"] for row in table(table_path)] == ["0", "2", "3"]
+    assert [json.loads(line)["epoch"] for line in lines(text_path)] == [0, 2, 3]
+
+
+@pytest.mark.parametrize(("end", "epochs"), [("7,0.5,0.", ["6", "0"]), ("7,0.5,0.25\r", ["6", "7", "0"])])
+def test_a_torn_last_line_is_taken_away(tmp_path, end, epochs):
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"epoch,loss,mae,lr,seconds,samples_per_second\r\n6,0.5,0.25,1,1,1\r\n" + end.encode())
+    fit(CSVLogger(path, append=True))
+    assert [row["epoch"] for row in table(path)] == epochs
+
+
+def test_a_torn_line_of_names_is_written_anew(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,lo")
+    model = fit(CSVLogger(path, append=True))
+    assert float(table(path)[0]["loss"]) == model.history["loss"][0]
+
+
+def test_an_odd_value_costs_its_cell(tmp_path, scripted):
+    class Odd:
+        def tolist(self):
+            raise RuntimeError("no list")
+
+    with pytest.warns(UserWarning, match="leaves out 'odd': no list"):
+        model = fit(CSVLogger(tmp_path / "log.csv"), scripted(odd=[Odd()]))
+    row = table(tmp_path / "log.csv")[0]
+    assert (row["odd"], float(row["loss"])) == ("NA", model.history["loss"][0])
+
+
+def test_what_callbacks_add_has_no_column_for_validation(tmp_path):
+    add = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.__setitem__("temperature", 0.5))
+    fit(CSVLogger(tmp_path / "log.csv"), add, epochs=2, validated=True, validation_freq=2)
+    names = list(table(tmp_path / "log.csv")[0])
+    assert names[:6] == ["epoch", "loss", "mae", "temperature", "val_loss", "val_mae"]
+    assert "val_temperature" not in names
+
+
+class Two(kt.metrics.MeanAbsoluteError):
+    """Has two values, by names of their own."""
+
+    def value(self, parts):
+        return {"low": 0.0, "high": 1.0}
+
+
+def test_a_metric_of_several_values_has_columns_for_validation(tmp_path):
+    fit(CSVLogger(tmp_path / "log.csv"), metrics=[Two()], epochs=2, validated=True, validation_freq=2)
+    row = table(tmp_path / "log.csv")[1]
+    assert (row["val_low"], row["val_high"]) == ("0.0", "1.0")
+
+
+def test_what_a_step_of_the_users_own_measures_has_a_column_for_validation(tmp_path):
+    class Own(kt.Model):
+        def train_step(self, batch):
+            super().train_step(batch)
+            return {"own": 0.5}
+
+    model = Own(nn.Linear(2, 1))
+    model.compile("mse", "adam")
+    fit(CSVLogger(tmp_path / "log.csv"), model=model, epochs=2, validated=True, validation_freq=2)
+    assert "val_own" in table(tmp_path / "log.csv")[0]

@@ -125,3 +125,11 @@ def test_a_file_that_cannot_be_written_is_an_error_before_the_first_batch(tmp_pa
 
 def test_repr_is_the_call():
     assert repr(JSONLogger("log.jsonl", update_freq=5)) == "JSONLogger('log.jsonl', append=False, update_freq=5)"
+
+
+def test_the_step_of_a_line_is_that_of_the_optimizer(tmp_path):
+    callback = JSONLogger(tmp_path / "log.jsonl")
+    log = LambdaCallback(on_epoch_end=lambda epoch, logs: callback.run.log({"step": -1, "temperature": 0.5}))
+    with pytest.warns(UserWarning, match="leaves out 'step': a line has the step of the optimizer by that name"):
+        fit(callback, log)
+    assert rows(tmp_path / "log.jsonl")[0] == {"step": 2, "temperature": 0.5}

@@ -157,7 +157,7 @@ def test_a_lost_server_holds_up_a_run_by_a_tenth_at_most(monkeypatch):
     monkeypatch.setattr("kerastorch.callbacks.logger.perf_counter", lambda: now[0])
     lost = Lost()
     tick = kt.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: now.__setitem__(0, now[0] + 10))
-    with pytest.warns(UserWarning, match="timed out"):
+    with pytest.warns(UserWarning, match=r"timed out The next 45 s nothing is written\."):
         fit(lost, tick, epochs=12)
     assert [values["epoch"] for _, values in lost.rows] == [0, 5, 10]  # after 5 seconds it rests for 45
 
@@ -184,7 +184,10 @@ def test_one_that_cannot_be_opened_ends_the_run_before_its_first_batch():
     refused, seen = Refused(), []
     with pytest.raises(PermissionError):
         fit(refused, kt.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch)))
-    assert seen == refused.events == []
+    assert seen == []
+    ((name, error),) = refused.events  # what it had begun is ended
+    assert name == "close"
+    assert isinstance(error, PermissionError)
 
 
 def test_what_is_logged_after_the_end_reaches_nobody():
@@ -261,3 +264,63 @@ def test_without_running_means_a_step_costs_next_to_nothing():
     for batch in range(10_000):
         printer.on_train_batch_end(batch, {})
     assert (time.perf_counter() - started) / 10_000 < 2e-5
+
+
+class Chatty(kt.Callback):
+    """Logs under names that loggers use themselves."""
+
+    def on_epoch_end(self, epoch, logs):
+        self.run.log({"epoch": epoch + 0.5, "step": -1, "optimizer_step": -2, "temperature": 0.7})
+
+
+def test_a_value_of_the_user_called_epoch_is_no_epoch(tmp_path):
+    """It was taken for the row of the epoch, so that the table had no loss."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = kt.callbacks.TensorBoard(tmp_path / "board", histogram_freq=1)
+    model = fit(Chatty(), kt.callbacks.CSVLogger(tmp_path / "log.csv"), board)
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[1].split(",")[:2] == ["0", str(model.history["loss"][0])]
+    written = events.EventAccumulator(str(tmp_path / "board" / "train")).Reload()
+    assert {"epoch_loss", "temperature", "epoch", "step"} <= set(written.Tags()["scalars"])
+    assert "epoch_temperature" not in written.Tags()["scalars"]
+
+
+def test_the_number_of_an_epoch_is_that_of_the_run():
+    printer = Printer()
+    fit(kt.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.__setitem__("epoch", 7)), printer)
+    assert [values["epoch"] for _, values in printer.rows] == [0, 1]
+
+
+def test_an_odd_value_costs_itself_and_one_warning_by_its_name():
+    class Careful(Printer):
+        def write(self, step, values):
+            for name, value in values.items():
+                with self.leaving_out(name):
+                    if name in ("loss", "mae"):
+                        raise ValueError("odd.")
+                    super().write(step, {name: value})
+
+    careful = Careful()
+    with pytest.warns(UserWarning, match=r"leaves out '(loss|mae)': odd\.$") as caught:
+        fit(careful)
+    assert len(caught) == 2
+    assert sum("val_loss" in values for _, values in careful.rows) == 2
+
+
+def test_a_place_that_fails_is_not_taken_for_an_odd_value(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("kerastorch.callbacks.logger.perf_counter", lambda: now[0])
+    printer = Printer()
+    with pytest.raises(OSError, match="full"), printer.leaving_out("a"):
+        raise OSError("full")
+    with pytest.raises(ValueError, match="slow"), printer.leaving_out("a"):
+        now[0] += 5
+        raise ValueError("slow")
+
+
+def test_an_evaluation_of_several_sets_is_opened_once():
+    recorder = Recorder()
+    model = fit(epochs=1)
+    model.evaluate({"a": (X, Y), "b": (X, Y)}, callbacks=[recorder])
+    assert recorder.events == ["open", "write", "write", ("close", None)]

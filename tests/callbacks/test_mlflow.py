@@ -162,3 +162,40 @@ def test_without_the_package_it_says_what_to_install_before_training(monkeypatch
 def test_repr_is_the_call():
     expected = "MLflow('cifar', None, tracking_uri='sqlite:///a.db', tags=None, params={'a': 1}, update_freq=None)"
     assert repr(MLflow("cifar", tracking_uri="sqlite:///a.db", params={"a": 1})) == expected
+
+
+def test_a_bad_name_does_not_cost_the_other_values(database):
+    def log(epoch, logs):
+        logs |= {"/a:b": 1.0, "../x": 2.0, "y" * 300: 3.0}
+        logs |= {f"m{place}": 1.0 for place in range(1000)}  # more than fit into one request
+
+    callback = MLflow("tests", tracking_uri=database)
+    model = fit(callback, LambdaCallback(on_epoch_end=log), epochs=1)
+    assert read(callback, database, "loss") == [(4, model.history["loss"][0])]
+    assert [read(callback, database, name) for name in ("a_b", "x", "y" * 250)] == [[(4, 1.0)], [(4, 2.0)], [(4, 3.0)]]
+
+
+def test_one_artifact_that_fails_does_not_cost_the_others(database, monkeypatch):
+    class Odd:
+        def savefig(self, *arguments, **options):
+            raise NotImplementedError("odd")
+
+    callback = MLflow("tests", tracking_uri=database)
+    log = LambdaCallback(on_epoch_end=lambda epoch, logs: callback.run.log({"odd": Odd(), "note": "good"}))
+    with pytest.warns(UserWarning, match="leaves out 'odd'"):
+        fit(callback, log, epochs=1)
+    client = mlflow.MlflowClient(database)
+    assert [item.path for item in client.list_artifacts(callback.run_id, "note")] == ["note/4.txt"]
+
+
+def test_a_run_that_cannot_be_described_has_failed(database, monkeypatch):
+    """It was RUNNING for ever."""
+
+    def refuse(self):
+        raise mlflow.MlflowException("no parameters")
+
+    monkeypatch.setattr(MLflow, "_describe", refuse)
+    callback = MLflow("tests", tracking_uri=database)
+    with pytest.raises(mlflow.MlflowException, match="no parameters"):
+        fit(callback)
+    assert mlflow.MlflowClient(database).get_run(callback.run_id).info.status == "FAILED"

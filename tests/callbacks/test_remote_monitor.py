@@ -100,3 +100,17 @@ def test_repr_is_the_call_without_passwords():
         "RemoteMonitor('http://localhost:9000', '/publish/epoch/end/', 'data', headers={'Authorization': '...'}, "
         "send_as_json=False)"
     )
+
+
+def test_what_cannot_be_sent_is_left_out(server, scripted):
+    with pytest.warns(UserWarning, match="leaves out 'large': 10001 numbers are too many for a text"):
+        model = fit(RemoteMonitor(server.root, send_as_json=True), scripted(large=[np.zeros(10_001)]), epochs=1)
+    values = json.loads(server.got[0][2])
+    assert values["loss"] == model.history["loss"][0]
+    assert "large" not in values
+
+
+def test_a_value_of_the_user_called_epoch_is_not_posted(server):
+    monitor = RemoteMonitor(server.root)
+    fit(monitor, kt.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: monitor.run.log({"epoch": 1})), epochs=1)
+    assert len(server.got) == 1

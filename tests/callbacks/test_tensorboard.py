@@ -354,3 +354,59 @@ def answer(address, expected, server):
             return found
         time.sleep(0.1)
     raise AssertionError(f"TensorBoard shows {found}")
+
+
+def test_a_folder_that_cannot_be_is_an_error_before_the_first_batch(tmp_path):
+    (tmp_path / "file").touch()
+    seen = []
+    with pytest.raises(OSError, match="file"):
+        fit(TensorBoard(tmp_path / "file" / "x"), also=LambdaCallback(on_train_batch_end=lambda *a: seen.append(a)))
+    assert seen == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_a_failure_the_next_epoch_begins_a_new_file(tmp_path):
+    """Nothing was written any more."""
+
+    def fail(epoch, logs):
+        if epoch == 1:
+            writer = board._writers["train"].file_writer.event_writer._async_writer._writer
+            writer.write = full
+
+    def full(data):
+        raise OSError("No space left on device")
+
+    board = TensorBoard(tmp_path)
+    with pytest.warns(UserWarning, match="could not write: OSError: No space left"):
+        fit(board, epochs=4, also=LambdaCallback(on_epoch_begin=fail))
+    assert [step for step, _ in read(tmp_path / "train")["epoch_loss"]] == [0, 2, 3]
+
+
+def test_an_odd_value_costs_itself(tmp_path):
+    class Odd:
+        def savefig(self):
+            raise NotImplementedError
+
+    def log(epoch, logs):
+        logs["odd"] = Odd()
+        logs["other"] = 0.5
+
+    with pytest.warns(UserWarning, match="leaves out 'odd'"):
+        fit(TensorBoard(tmp_path), epochs=1, also=LambdaCallback(on_epoch_end=log))
+    assert read(tmp_path / "train")["epoch_other"] == [(0, 0.5)]
+
+
+def test_a_curve_of_precision_over_recall_is_one_in_evaluate_too(tmp_path):
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("bce_with_logits", "sgd", {"pr": kt.metrics.PrecisionRecallCurve()})
+    sets = {"a": (X, (Y > 0).float()), "b": (X, (Y > 0).float())}
+    model.evaluate(sets, callbacks=[TensorBoard(tmp_path)], verbose=0)
+    assert set(tensors(tmp_path / "test", "pr_curves")) == {"test_a_pr", "test_b_pr"}
+
+
+def test_numbers_of_arrays_are_numbers_in_hparams(tmp_path):
+    given = {"a": np.float32(0.5), "b": torch.tensor(2), "c": np.array([3]), "d": np.bool_(True), "e": [4]}
+    fit(TensorBoard(tmp_path, hparams=given), epochs=1)
+    session = hparams(tmp_path)["session_start_info"].session_start_info.hparams
+    assert {name: session[name].number_value for name in "abc"} == {"a": 0.5, "b": 2, "c": 3}
+    assert (session["d"].string_value, session["e"].string_value) == ("True", "[4]")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kerastorch.callbacks.values import as_array, drawn, grid, images, kind, number, numbers_in, plain
+from kerastorch.callbacks.values import as_array, drawn, finite, grid, images, kind, number, numbers_in, plain
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,18 @@ def test_plain_values():
         plain(torch.zeros(20_000))
     with pytest.raises(TypeError, match="object is no number"):
         plain(object())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_that_numpy_does_not_know_are_read(dtype):
+    assert as_array(torch.tensor([0.5, 2.0]).to(dtype)).tolist() == [0.5, 2.0]
+
+
+def test_sparse_tensors_are_read():
+    dense = torch.tensor([[0.0, 2.0], [3.0, 0.0]])
+    assert as_array(dense.to_sparse()).tolist() == dense.tolist()
+
+
+def test_the_finite_numbers_of_a_value():
+    assert finite(torch.tensor([[1.0, math.nan], [math.inf, -2.0]])).tolist() == [1.0, -2.0]
+    assert finite([True, False]).tolist() == [1.0, 0.0]

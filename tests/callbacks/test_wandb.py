@@ -172,3 +172,62 @@ def test_repr_is_the_call():
     assert repr(WandB("cifar", config={"a": 1})) == (
         "WandB('cifar', name=None, mode='offline', config={'a': 1}, dir=None, update_freq=None)"
     )
+
+
+def test_an_array_with_nan_does_not_cost_the_epoch():
+    def log(epoch, logs):
+        logs["each"] = torch.tensor([0.5, float("nan"), 0.25])
+        logs["none"] = torch.tensor([float("nan")] * 2)
+
+    callback = WandB("tests")
+    fit(callback, LambdaCallback(on_epoch_end=log), epochs=1)
+    (row,) = [row for row in history(callback.folder) if "epoch" in row]
+    assert "loss" in row
+    assert "none" not in row
+
+
+def test_one_that_cannot_be_shown_does_not_cost_the_others():
+    class Odd:
+        def savefig(self):
+            raise NotImplementedError("odd")
+
+    callback = WandB("tests")
+    with pytest.warns(UserWarning, match="leaves out 'odd'"):
+        fit(callback, LambdaCallback(on_epoch_end=lambda epoch, logs: logs.__setitem__("odd", Odd())), epochs=1)
+    assert [row["epoch"] for row in history(callback.folder) if "loss" in row] == [0]
+
+
+def test_an_evaluation_of_several_sets_is_one_run(tmp_path):
+    callback = WandB("tests", dir=tmp_path)
+    model = fit(epochs=1)
+    model.evaluate({"a": (X, Y), "b": (X, Y)}, callbacks=[callback])
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+    names = {name for row in history(callback.folder) for name in row}
+    assert {"test_a_loss", "test_b_loss"} <= names
+
+
+def test_online_an_evaluation_adds_to_the_run_of_the_last_fit(monkeypatch):
+    class Run:
+        id, dir = "abc", "folder/files"
+
+        def define_metric(self, *arguments, **options):
+            pass
+
+        log = finish = define_metric
+
+    given = []
+    monkeypatch.setattr(wandb, "init", lambda **options: given.append(options) or Run())
+    callback = WandB("tests", mode="online")
+    model = fit(callback, epochs=1)
+    model.evaluate((X, Y), callbacks=[callback])
+    fit(callback, epochs=1)
+    assert [(options.get("id"), options.get("resume")) for options in given] == [
+        (None, None),
+        ("abc", "allow"),
+        (None, None),
+    ]
+
+
+def test_two_of_them_are_told_that_there_is_one_run():
+    with pytest.warns(UserWarning, match=r"WandB\('second'.* writes into the run of WandB\('first'"):
+        fit(WandB("first"), WandB("second"), epochs=1)

@@ -236,3 +236,13 @@ def test_nothing_is_imported_to_find_out():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_what_callbacks_add_has_no_column_for_validation(notebook):
+    add = kt.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.__setitem__("temperature", 0.5))
+    a_model().fit(2, DATA, DATA, callbacks=[add], validation_freq=2)
+    table = next(place.shown for place in notebook if "temperature" in place.shown[-1]["text/plain"])
+    names = table[-1]["text/plain"].splitlines()[0].split()
+    assert "temperature" in names
+    assert "val_accuracy" in names
+    assert "val_temperature" not in names
