@@ -177,10 +177,10 @@ class Session:
             if self.own_step("train_step") is None:  # a step of the user's own may have optimizers of its own
                 self._keeper.check(self.state)
         recipe, own, feed = self.recipe, list(callbacks or ()), feed or Feed()
-        if profile and not any(type(callback).__name__ == "Profiler" for callback in own):
+        if profile:
             from kerastorch.callbacks import Profiler
 
-            own.append(Profiler())
+            own += [] if any(isinstance(callback, Profiler) for callback in own) else [Profiler()]
         run = Run(self.state, self._strategy, self.loss, val_metrics=self._sums("val"), **parts)
         run.train_data, run.val_sets, run.verbose = feed.train, feed.val_sets, bool(verbose)
         if feed.by_class is not None:

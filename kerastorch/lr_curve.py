@@ -85,6 +85,11 @@ class LRFinderResult:
         return figure
 
     def __float__(self) -> float:
+        if not self.losses:
+            raise ValueError(
+                "No learning rate can be suggested: the loss of the first batch was no number. For where that begins, "
+                "type model.fit(1, dl_train, callbacks=[kt.callbacks.TerminateOnNaN(diagnose=True)])."
+            )
         if self.suggestion is None:
             raise ValueError(
                 f"No learning rate can be suggested: {self._tried()}, and the loss fell no further than by noise. Look "

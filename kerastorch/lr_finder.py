@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -25,10 +25,8 @@ from kerastorch.metrics import MetricSet
 from kerastorch.rollback import rolled_back, with_own_workers
 from kerastorch.run import Run
 from kerastorch.state import TrainState
+from kerastorch.tree import leaves
 from kerastorch.wrapper import Wrapper
-
-if TYPE_CHECKING:
-    from kerastorch.lr_curve import FloatArray
 
 _TOO_HIGH = 4  # times the best smoothed loss
 
@@ -41,14 +39,16 @@ def find_lr(
     steps: int = 100,
     *,
     batch_size: int | None = None,
+    callbacks: Sequence[Callback] | None = None,
 ) -> LRFinderResult:
     """Find a learning rate to train with: try many, each on one batch, from low to high.
 
-    It trains with the compiled loss and optimizer, or your own `train_step`; no other callback is called. Where the
-    smoothed loss rises to four times its best, or is no number, it ends. All that training changes is afterwards
-    exactly as before, also after an error: weights, statistics and gradients, the optimizer, counters, metrics, history
-    and random numbers, those of a DataLoader included. That needs memory for a copy of weights and optimizer state, on
-    the CPU. What a net or a `train_step` keeps beside that, in attributes of Python, is not brought back.
+    It trains with the compiled loss and optimizer, or your own `train_step`. Where the smoothed loss rises to four
+    times its best, or is no number, it ends; a batch of which nothing counts, since all its labels are ignored, is left
+    out. All that training changes is afterwards exactly as before, also after an error: weights, statistics and
+    gradients, optimizers, counters, metrics, history and random numbers, those of a DataLoader and its Dataset
+    included. That needs memory for a copy of weights and optimizer state, on the CPU. What a net, a `train_step` or a
+    callback keeps beside that, in attributes of Python, is not brought back.
 
     The idea is that of Smith, "Cyclical Learning Rates for Training Neural Networks" (2015, arXiv 1506.01186), with
     rates that grow by a factor, as fastai's `lr_find`. Of its rules, the steepest descent did best after an epoch on
@@ -68,6 +68,8 @@ def find_lr(
         max_lr: The highest.
         steps: How many rates to try.
         batch_size: For a Dataset and tensors; 32 by default. Take that of the training.
+        callbacks: Those of the training. Only those that change batches are called, such as `BatchTransform`, `MixUp`
+            and whatever else has a `prepare_batch`.
 
     Returns:
         Rates, losses, and the suggestion, which is None where the losses do not tell.
@@ -90,17 +92,18 @@ def find_lr(
     options = feed.Options(batch_size, None, False, None, steps, None, None, False, None)
     data = feed.for_training(model.module, with_own_workers(dl_train), None, options, epochs=1)
     sweep = _Sweep(np.geomspace(min_lr, max_lr, steps).tolist())
-    with _unbuilt_again(session), session.begin([sweep], 0, data, trains="find_lr") as (run, hooks):
+    called = _that_prepare(callbacks, sweep)
+    with _unbuilt_again(session), session.begin(called, 0, data, trains="find_lr") as (run, hooks):
         _refuse_unknown_shapes(model)
         optimizer = session.optimizer
-        others = [value for value in [*vars(model).values(), *vars(optimizer).values()] if isinstance(value, Optimizer)]
-        with rolled_back([model, *_loss_modules(session)], [optimizer, *others], dl_train):
+        modules = [model, *_loss_modules(session)]
+        with rolled_back(modules, _optimizers(optimizer, modules), dl_train):
             # Its own counters, sums and history; the metrics are not measured
             metrics = MetricSet({}, None if run.loss is None else run.loss.factors)
             run.state = TrainState(run.state.module, optimizer, metrics)
             with _used(optimizer, session):
                 _train(run, hooks)
-    return LRFinderResult(sweep.rates[: len(sweep.losses)], sweep.losses)
+    return LRFinderResult(sweep.tried, sweep.losses)
 
 
 def _train(run: Run, hooks: Hooks) -> None:
@@ -119,8 +122,8 @@ class _Sweep(Callback):
 
     def __init__(self, rates: list[float]) -> None:
         self.rates = rates
+        self.tried: list[float] = []
         self.losses: list[float] = []
-        self._places = np.log10(rates)
         self._levels: list[float] = []
         self._ratios: list[float] = []
 
@@ -141,20 +144,48 @@ class _Sweep(Callback):
             raise MismatchError("find_lr needs the loss: your own train_step must return {'loss': ...}.")
         loss = logs["loss"]
         if not math.isfinite(loss):
-            self.run.interrupt("a loss that is no number")
+            if not _adds_nothing(self.run.state.metrics):
+                self.run.interrupt("a loss that is no number")
             return
+        self.tried.append(self.rates[batch])
         self.losses.append(loss)
-        if self._diverges(self._places[: batch + 1]):
+        if self._diverges():
             self.run.interrupt("a loss that diverges")
 
-    def _diverges(self, places: FloatArray) -> bool:
+    def _diverges(self) -> bool:
         if len(self.losses) < FEWEST:
             return False
+        places = np.log10(self.tried)
         level = float(smoothed_at(self.losses, places, places[-1:])[0])
         self._levels.append(level)
         best = min(self._levels)
         scale = best if best > 0 else max(-best, self._levels[0] - best)  # a loss may be negative
         return level > best + (_TOO_HIGH - 1) * scale
+
+
+def _adds_nothing(metrics: MetricSet) -> bool:
+    """Whether a mean is no number because nothing counts: the sums that it is made of are finite."""
+    sums: list[float] = []
+
+    def note(numbers: list[float]) -> list[float]:
+        sums.extend(numbers)
+        return numbers
+
+    metrics.result(note)
+    return all(map(math.isfinite, sums))
+
+
+def _that_prepare(callbacks: Any, sweep: Callback) -> Any:
+    """Return the callbacks to call; what is no list, or no callback, the session refuses."""
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, (Iterable, type(None))):
+        return callbacks
+    return [*filter(_may_prepare, callbacks or ()), sweep]
+
+
+def _may_prepare(callback: Any) -> bool:
+    if not isinstance(callback, Callback):
+        return True
+    return "prepare_batch" in vars(callback) or type(callback).prepare_batch is not Callback.prepare_batch
 
 
 @contextmanager
@@ -189,6 +220,13 @@ def _used(optimizer: Optimizer, session: Session) -> Iterator[None]:
             "find_lr sets the learning rate of model.optimizer, but your own train_step does not use that. Call "
             "self.optimizer.step() there, or give its optimizer to compile."
         )
+
+
+def _optimizers(first: Optimizer, modules: list[nn.Module]) -> list[Optimizer]:
+    """Return an optimizer, and those that it, or a module, has: each once."""
+    owners = [first, *(part for module in modules for part in module.modules())]
+    held = (value for owner in owners for value in leaves(vars(owner)) if isinstance(value, Optimizer))
+    return list({id(optimizer): optimizer for optimizer in [first, *held]}.values())
 
 
 def _loss_modules(session: Session) -> list[nn.Module]:

@@ -56,8 +56,8 @@ def test_noise_alone_suggests_nothing():
 
 @pytest.mark.parametrize(
     "losses",
-    [[2.3] * 100, np.linspace(2.3, 9.0, 100).tolist(), [2.3] * 9, [3.0], []],
-    ids=["flat", "rising from the first", "few", "one", "none"],
+    [[2.3] * 100, np.linspace(2.3, 9.0, 100).tolist(), [2.3] * 9, [3.0]],
+    ids=["flat", "rising from the first", "few", "one"],
 )
 def test_without_a_descent_nothing_is_suggested_and_a_number_is_an_error(losses):
     result = LRFinderResult(RATES[: len(losses)], losses)
@@ -103,3 +103,14 @@ def test_a_picture_has_a_logarithmic_axis_and_the_suggestion(tmp_path):
     assert labels == ["of a batch", "smoothed", f"suggestion {result.suggestion:.3g}"]
     figure.savefig(tmp_path / "lr.png")
     assert len(LRFinderResult(RATES, [1.0] * 100).plot().axes[0].get_lines()) == 2
+
+
+def test_without_a_loss_it_says_how_to_find_out_why():
+    result = LRFinderResult([], [])
+    assert result.suggestion is None
+    assert repr(result) == "LRFinderResult(suggestion=None, no learning rate with a loss)"
+    assert result.plot().axes
+    with pytest.raises(
+        ValueError, match=r"the loss of the first batch was no number\..*TerminateOnNaN\(diagnose=True\)"
+    ):
+        float(result)

@@ -476,3 +476,130 @@ def test_the_suggestion_trains_on_mnist(make_net, factory, batch_size, accuracy,
     assert reached[1] > accuracy, (result, reached)
     assert reached[1e-3] < 0.35, (result, reached)
     assert reached[100] < 0.35, (result, reached)
+
+
+class SeveralOptimizers(kt.Model):
+    """Keeps optimizers of its own in a list and a dict; its net has one as well."""
+
+    def train_step(self, batch):
+        loss = functional.cross_entropy(self.net(batch.x), batch.y)
+        optimizers = [self.optimizer, *self.listed, *self.named["inner"].values(), self.net[0].own]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        return {"loss": loss}
+
+
+def test_optimizers_in_lists_dicts_and_submodules_are_as_they_were():
+    model = SeveralOptimizers(make())
+    model.compile("cross_entropy", torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+    model.listed = [torch.optim.Adam(model.net[4].parameters())]
+    model.named = {"inner": {"a": torch.optim.RMSprop(model.net[1].parameters())}, "same": model.listed[0]}
+    model.net[0].own = torch.optim.Adagrad(model.net[0].parameters())
+    own = [*model.listed, model.named["inner"]["a"], model.net[0].own]
+    model.fit(1, loader(), verbose=0)
+    before = copy.deepcopy([optimizer.state_dict() for optimizer in own])
+    assert model.find_lr(loader(), steps=20).losses
+    for optimizer, state in zip(own, before, strict=True):
+        after = optimizer.state_dict()
+        assert after["param_groups"] == state["param_groups"]
+        assert after["state"].keys() == state["state"].keys()
+        for number, values in state["state"].items():
+            assert all(same(value, after["state"][number][name]) for name, value in values.items())
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["ignored labels", "sample weights of 0"])
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_batch_of_which_nothing_counts_is_left_out(empty, weighted):
+    x, y = data(48)
+    weights = torch.ones(48)
+    batches = [[x[start : start + 16], y[start : start + 16].clone()] for start in range(0, 48, 16)]
+    if weighted:
+        for number, batch in enumerate(batches):
+            batch.append(weights[:16] * (number != empty))
+    else:
+        batches[empty][1][:] = -100
+    result = compiled(OPTIMIZERS["SGD"]).find_lr(batches, 1e-6, 1e-3, 30)
+    rates = np.geomspace(1e-6, 1e-3, 30)
+    assert result.lrs == pytest.approx([rate for number, rate in enumerate(rates) if number % 3 != empty])
+    assert len(result.losses) == len(result.smoothed) == 20
+    assert np.isfinite(result.losses).all()
+
+
+def test_a_batch_of_which_one_of_several_losses_counts_nothing_is_left_out():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = make()
+
+        def forward(self, x):
+            return {"a": self.body(x), "b": self.body(x)}
+
+    x, y = data(32)
+    ignored = torch.full_like(y[:16], -100)
+    model = kt.Model(Two())
+    model.compile({"a": "cross_entropy", "b": "cross_entropy"}, "sgd")
+    batches = [(x[:16], {"a": y[:16], "b": y[:16]}), (x[16:], {"a": y[16:], "b": ignored})]
+    assert len(model.find_lr(batches, steps=20).losses) == 10
+
+
+def test_random_numbers_of_a_dataset_come_back():
+    class Noisy(Augmented):
+        def __init__(self):
+            super().__init__()
+            self.random = np.random.default_rng(0)
+
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x + torch.from_numpy(self.random.normal(size=8)).float(), y
+
+    dataset = Noisy()
+    state = dataset.random.bit_generator.state
+    compiled(OPTIMIZERS["SGD"]).find_lr(DataLoader(dataset, 16), steps=10)
+    assert dataset.random.bit_generator.state == state
+
+
+class Recording(kt.Callback):
+    def __init__(self):
+        self.called = []
+
+    def on_train_begin(self, logs):
+        self.called.append("on_train_begin")
+
+    def on_train_batch_end(self, batch, logs):
+        self.called.append("on_train_batch_end")
+
+
+def test_of_callbacks_those_that_change_batches_are_called():
+    x, y = data()
+    images = (x * 40 + 128).clamp(0, 255).byte()
+    model, other = compiled(OPTIMIZERS["SGD"]), Recording()
+    scale = kt.callbacks.BatchTransform(lambda x: x.float() / 255, phase="both")
+    move = kt.callbacks.DeviceTransfer("cpu")
+    result = model.find_lr((images, y), 1e-4, 1e-2, 10, batch_size=16, callbacks=[other, scale, move])
+    expected = compiled(OPTIMIZERS["SGD"]).find_lr((images.float() / 255, y), 1e-4, 1e-2, 10, batch_size=16)
+    assert result.lrs == expected.lrs
+    assert other.called == []
+    with pytest.raises(RuntimeError):
+        model.find_lr((images, y), steps=10)
+
+
+def test_callbacks_see_the_same_random_numbers_afterwards():
+    torch.manual_seed(0)
+    model, state = compiled(OPTIMIZERS["SGD"]), torch.get_rng_state()
+    result = model.find_lr(data(), steps=10, callbacks=[kt.callbacks.MixUp()])
+    assert len(result.losses) == 10
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("callbacks", [kt.callbacks.LambdaCallback(), 3, [3], [kt.callbacks.LambdaCallback]])
+def test_what_are_no_callbacks_is_refused_as_in_fit(callbacks):
+    model = compiled(OPTIMIZERS["SGD"])
+    texts = []
+    for call in (lambda: model.find_lr(data(), callbacks=callbacks), lambda: model.fit(1, data(), callbacks=callbacks)):
+        with pytest.raises(TypeError) as caught:
+            call()
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]

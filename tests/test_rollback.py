@@ -1,13 +1,24 @@
 """Everything is put back, on every way out."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    TensorDataset,
+)
 
-from kerastorch.rollback import rolled_back, with_own_workers
+from kerastorch.rollback import generators_kept, rolled_back, with_own_workers
 
 
 def make():
@@ -140,3 +151,85 @@ def test_workers_that_persist_are_not_those_of_the_trial():
     loader._iterator = None
     plain = DataLoader(loader.dataset)
     assert with_own_workers(plain) is plain
+
+
+class Noisy(Dataset):
+    """Draws from generators of its own."""
+
+    def __init__(self):
+        self.numpy = np.random.default_rng(1)
+        self.old = np.random.RandomState(2)
+        self.several = [random.Random(3), torch.Generator().manual_seed(4)]
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        python, generator = self.several
+        return [self.numpy.normal(), self.old.normal(), python.random(), torch.rand(1, generator=generator).item()]
+
+
+class Jitter:
+    def __init__(self):
+        self.generator = np.random.Generator(np.random.MT19937(5))
+
+    def __call__(self, value):
+        return [*value, self.generator.normal()]
+
+
+class Jittered(Dataset):
+    def __init__(self, dataset, transform):
+        self.dataset = dataset
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return self.transform(self.dataset[index])
+
+
+class Drawing(Sampler):
+    def __init__(self):
+        self.random = random.Random(6)
+
+    def __iter__(self):
+        return iter(self.random.sample(range(12), 12))
+
+
+class Loader:
+    """Any object with batches, and with itself in it."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.sampler = self
+
+    def __iter__(self):
+        return (torch.tensor(self.dataset[index]) for index in range(4))
+
+
+@pytest.mark.parametrize(
+    "make_loader",
+    [
+        Noisy,
+        lambda: DataLoader(Noisy(), 4),
+        lambda: DataLoader(Jittered(Noisy(), Jitter()), 4, sampler=Drawing()),
+        lambda: DataLoader(
+            Subset(ConcatDataset([Noisy(), Jittered(Noisy(), Jitter())]), [*range(8), *range(12, 20)]), 4
+        ),
+        lambda: DataLoader(Noisy(), batch_sampler=BatchSampler(Drawing(), 4, False)),
+        lambda: Loader(Noisy()),
+    ],
+    ids=["dataset", "loader", "transform and sampler", "wrapped", "batch sampler", "anything"],
+)
+def test_generators_of_datasets_samplers_and_transforms_come_back(make_loader):
+    def numbers(loader):
+        return [loader[index] for index in range(4)] if isinstance(loader, Noisy) else [str(batch) for batch in loader]
+
+    loader, expected = make_loader(), numbers(make_loader())
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), generators_kept(loader):
+            assert numbers(loader) == expected
+            raise KeyboardInterrupt
+    assert numbers(loader) == expected
+    assert numbers(loader) != expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor
@@ -17,7 +17,8 @@ from kerastorch.run import Run
 from kerastorch.tree import describe
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-_LABELS_ONLY = ("NLLLoss", "nll_loss")
+_OF_LOG_SOFTMAX = ("NLLLoss", "nll_loss")
+_LABELS_ONLY = (*_OF_LOG_SOFTMAX, "MultiMarginLoss", "multi_margin_loss")
 
 
 class MixUp(Callback):
@@ -125,11 +126,10 @@ class _Mixer:
     def begin(self, run: Run) -> None:
         """Forget the last net, and see that the loss takes what is mixed."""
         self._classes = 0
-        if isinstance(run.loss, Loss) and run.loss.name in _LABELS_ONLY:
-            raise MismatchError(
-                f"{self.name} makes probabilities of labels, and {run.loss.name} takes labels only. Leave out the "
-                "LogSoftmax at the end of forward, and type loss='cross_entropy'."
-            )
+        losses: Mapping[Any, Any] = getattr(run.loss, "losses", {"": run.loss})
+        for loss in losses.values():
+            if isinstance(loss, Loss):
+                self._see_loss(loss)
         if run.train_loss is not None:
             raise MismatchError(
                 f"class_weight weighs a sample by its one class, but {self.name} gives it two. For weights of classes "
@@ -149,6 +149,19 @@ class _Mixer:
             batch.truth = batch.y.argmax(1)
         batch.x = mixed.reshape(x.shape)
         return batch
+
+    def _see_loss(self, loss: Loss) -> None:
+        makes = f"{self.name} makes probabilities of labels, and {loss.name}"
+        if loss.name in _LABELS_ONLY:
+            change = (
+                "Leave out the LogSoftmax at the end of forward, and type" if loss.name in _OF_LOG_SOFTMAX else "Type"
+            )
+            raise MismatchError(f"{makes} takes labels only. {change} loss='cross_entropy'.")
+        if loss.by_label and loss.ignore_index >= 0:
+            raise MismatchError(
+                f"{makes} takes them only without ignore_index={loss.ignore_index}. What is to be ignored cannot be "
+                "mixed: leave out such samples, and ignore_index."
+            )
 
     def _see(self, batch: Batch) -> None:
         x, y, has = batch.x, batch.y, f"batch {batch.index} has {batch.describe()}"

@@ -51,7 +51,8 @@ class Profiler(Callback):
 
     Args:
         trace: Also write what torch does in 5 steps, after the first 3. A file `.json` or `.json.gz` opens in
-            ui.perfetto.dev, any other name is a directory for TensorBoard. The traced steps are slower.
+            ui.perfetto.dev, any other name is a directory for TensorBoard. The traced steps are slower. torch makes one
+            trace at a time: an evaluation goes without, and says so, where there is another.
         sync: On an accelerator, wait at the end of each part until the device is done, so that a part is charged with
             its own work. Training is a little slower meanwhile, and reading data, which else goes on beside the work of
             the device, shows in full. False takes the time in which work is handed over; what the device still does
@@ -60,6 +61,9 @@ class Profiler(Callback):
     Attributes:
         report: Of the last run: `seconds` by part, `advice`, `share(part)`, `table()`; None before, and there also
             after an error.
+
+    Raises:
+        RuntimeError: Another trace is being made, by a second Profiler or a torch.profiler; before the training.
     """
 
     stage: Stage = "display"
@@ -79,7 +83,7 @@ class Profiler(Callback):
         run, outer = self.run, self._clock
         wait = (lambda: _wait_for(run.device)) if self.sync and _accelerator_is_there() else None
         names, first = _names(hooks.callbacks), run.state.step
-        trace = None if self.trace is None else Trace(self.trace)
+        trace = None if self.trace is None else Trace(self.trace, needed=run.trains)
         self._clock = clock = Clock(Part(OTHER), wait)
         try:
             hooks.wrap(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +33,7 @@ from kerastorch.data.order import check_rows
 from kerastorch.data.source import common_length
 from kerastorch.data.told import as_tensor, told_labels
 from kerastorch.errors import DataError
+from kerastorch.rollback import generators_kept
 from kerastorch.tree import describe
 
 MOST_CLASSES = 2**24  # a table of more is no table of classes
@@ -239,7 +239,7 @@ def _of_loader(loader: DataLoader[Any], name: str) -> Iterator[Tensor]:
     if _goes_through(loader):
         yield from _of_dataset(loader.dataset, name, None)
         return
-    with _generators_kept(loader):
+    with generators_kept(loader):
         yield from _of_batches(loader, name)
 
 
@@ -253,16 +253,3 @@ def _goes_through(loader: Any) -> bool:
     in_order = type(sampler) is SequentialSampler and not batches.drop_last
     shuffled = type(sampler) is RandomSampler and not sampler.replacement
     return (in_order or shuffled) and len(loader.sampler) == len(loader.dataset)
-
-
-@contextmanager
-def _generators_kept(loader: Any) -> Iterator[None]:
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    generators = [getattr(owner, "generator", None) for owner in owners]
-    states = [(each, each.get_state()) for each in generators if isinstance(each, torch.Generator)]
-    try:
-        yield
-    finally:
-        for generator, state in states:
-            generator.set_state(state)

@@ -1,4 +1,5 @@
 import copy
+import functools
 import math
 import sys
 
@@ -403,3 +404,36 @@ def test_without_torchvision_it_says_what_to_install(monkeypatch):
 def test_repr_is_the_call():
     assert repr(MixUp()) == "MixUp(alpha=0.2, num_classes=None)"
     assert repr(CutMix(num_classes=10)) == "CutMix(alpha=1.0, num_classes=10)"
+
+
+@pytest.mark.parametrize("kind", [MixUp, CutMix])
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        (nn.MultiMarginLoss(), r"MultiMarginLoss takes labels only\. Type loss='cross_entropy'"),
+        (functional.multi_margin_loss, r"multi_margin_loss takes labels only\. Type loss='cross_entropy'"),
+        (nn.CrossEntropyLoss(ignore_index=0), r"CrossEntropyLoss takes them only without ignore_index=0\. .*leave out"),
+        (functools.partial(functional.cross_entropy, ignore_index=255), r"cross_entropy takes them only .*=255"),
+        ({0: "cross_entropy", 1: "nll"}, r"NLLLoss takes labels only"),
+    ],
+)
+def test_losses_that_take_no_probabilities_are_refused_before_the_first_batch(kind, loss, text):
+    seen = Seen()
+    with pytest.raises(MismatchError, match=text):
+        compiled(make_net(), loss).fit(1, images(), callbacks=[kind(num_classes=3), seen], verbose=0)
+    assert seen.batches == []
+
+
+def test_labels_below_zero_that_are_to_be_ignored_are_no_obstacle():
+    loss = nn.CrossEntropyLoss(ignore_index=-1)
+    assert len(compiled(make_net(), loss).fit(1, images(), callbacks=[MixUp()], verbose=0)) == 1
+
+
+def test_a_loss_that_is_computed_by_the_model_is_left_to_it():
+    class Computing(kt.Model):
+        def compute_loss(self, batch, output):
+            return functional.cross_entropy(output, batch.y)
+
+    model = Computing(make_net())
+    model.compile("nll", sgd)
+    assert len(model.fit(1, images(), callbacks=[MixUp()], verbose=0)) == 1

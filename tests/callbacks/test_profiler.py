@@ -511,6 +511,78 @@ def test_a_trace_that_cannot_be_written_is_told_of_before_training(tmp_path):
     profiled(trace=tmp_path / "trace.json")
 
 
+def test_two_traces_of_one_training_are_refused_before_it(tmp_path):
+    seen = []
+    watch = LambdaCallback(on_train_begin=seen.append)
+    first, path = Profiler(tmp_path / "first.json"), tmp_path / "second.json"
+    with pytest.raises(
+        RuntimeError, match=r"that of another Profiler is being made, .*first\.json, and torch makes one"
+    ):
+        model().fit(1, batches(), callbacks=[first, Profiler(path), watch], verbose=0)
+    assert seen == []
+    assert not path.exists()
+    assert "aten::linear" in events(traced(path))
+
+
+def traced(path):
+    profiled(trace=path)
+    return path.read_text()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 9])
+@pytest.mark.parametrize("same", [True, False])
+def test_an_evaluation_inside_a_training_with_a_trace_goes_without(tmp_path, steps, same):
+    class Evaluate(kt.Callback):
+        def on_train_batch_end(self, batch, logs):
+            if batch == steps:
+                self.model.evaluate(batches(), callbacks=[inner])
+                reports.append(inner.report)
+
+    reports, outer = [], Profiler(tmp_path / "outer.json")
+    inner = outer if same else Profiler(tmp_path / "new" / "inner.json")
+    model().fit(1, batches(12), callbacks=[outer, Evaluate()], verbose=0)
+    assert "ProfilerStep#7" in events((tmp_path / "outer.json").read_text())
+    assert outer.report.notes[-1].startswith("Trace: ")
+    note = f"No trace: that of another Profiler is being made, {tmp_path / 'outer.json'}."
+    assert (reports[0].notes[-1] == note) == (steps < 7)  # the eighth step has closed it
+    assert (tmp_path / "new").exists() == (steps >= 7 and not same)
+
+
+def test_inside_a_profiler_of_torch_training_is_refused_and_an_evaluation_goes_without(tmp_path):
+    profiler, found, seen = Profiler(tmp_path / "trace.json"), model(), []
+    watch = LambdaCallback(on_train_begin=seen.append)
+    with torch.profiler.profile(activities=CPU) as own:
+        with pytest.raises(RuntimeError, match=r"a torch\.profiler is at work already, .*for the table alone"):
+            found.fit(1, batches(), callbacks=[profiler, watch], verbose=0)
+        found.evaluate(batches(), callbacks=[profiler])
+    assert seen == []
+    assert profiler.report.notes == ("No trace: a torch.profiler is at work already.",)
+    assert any(event.name == "aten::linear" for event in own.events())
+    found.fit(1, batches(), callbacks=[profiler], verbose=0)
+    assert "aten::linear" in events((tmp_path / "trace.json").read_text())
+
+
+CPU = [torch.profiler.ProfilerActivity.CPU]
+
+
+@pytest.mark.parametrize("length", [2, 10])
+@pytest.mark.parametrize("begin", [0, 1])
+def test_a_profiler_of_torch_that_begins_first_is_given_way_to(tmp_path, begin, length):
+    class Own(kt.Callback):
+        def on_train_batch_begin(self, batch, logs):
+            if batch == begin:
+                own.start()
+
+    own, path = torch.profiler.profile(activities=CPU), tmp_path / "trace.json"
+    profiler = Profiler(path)
+    model().fit(1, batches(length), callbacks=[profiler, Own()], verbose=0)
+    own.stop()
+    assert profiler.report.notes == ("No trace: a torch.profiler is at work already.",)
+    assert not path.exists()
+    assert any(event.name == "aten::linear" for event in own.events())
+    assert "aten::linear" in events(traced(path))
+
+
 def test_repr_is_the_call(tmp_path):
     assert repr(Profiler()) == "Profiler(None, sync=True)"
     assert repr(Profiler("trace.json", sync=False)) == "Profiler('trace.json', sync=False)"
