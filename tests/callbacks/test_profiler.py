@@ -15,7 +15,7 @@ from kerastorch.callbacks import LambdaCallback, Profiler
 from kerastorch.callbacks import profiler as module_of_profiler
 from kerastorch.data.source import TensorSource
 
-PAUSE = 0.004
+PAUSE = 0.01
 
 
 def net():
