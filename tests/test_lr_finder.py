@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib.util
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -424,7 +425,8 @@ def test_an_error_says_in_which_batch():
     x, y = data(20)
     with pytest.raises(IndexError) as caught:
         compiled(OPTIMIZERS["SGD"]).find_lr([(x, y), (x, y + 7)])
-    assert "batch 2 of its data" in "".join(caught.value.__notes__)
+    if sys.version_info >= (3, 11):
+        assert "batch 2 of its data" in "".join(caught.value.__notes__)
 
 
 def mnist(folder):
