@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import cast
 
@@ -14,7 +15,15 @@ from kerastorch.hooks import Callback
 def optimizer_of(callback: Callback) -> Optimizer:
     """Return the optimizer that trains."""
     # A train_step of the user's own has the optimizer built when it first asks for it
-    return callback.run.state.optimizer or cast(Optimizer, callback.model.optimizer)
+    state = callback.run.state
+    if state.optimizer is None and state.optimizers:
+        warnings.warn(
+            f"{type(callback).__name__} acts on model.optimizer, but this model has optimizers of its own: "
+            f"{', '.join(state.optimizers)}. If its train_step uses only those, type "
+            f"LearningRateScheduler(StepLR(model.{next(iter(state.optimizers))}, ...)) for each.",
+            stacklevel=2,
+        )
+    return state.optimizer or cast(Optimizer, callback.model.optimizer)
 
 
 def rates_of(optimizer: Optimizer) -> list[float]:

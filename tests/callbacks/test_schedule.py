@@ -345,3 +345,30 @@ def test_a_group_that_rests_goes_on_resting_and_a_new_one_keeps_its_ratio():
     schedule = LearningRateScheduler(lambda epoch, lr: 0.5 * lr)
     model.fit(2, (torch.randn(4, 2), torch.randn(4, 1)), callbacks=[Adds(), schedule], verbose=0)
     assert seen == [[0.0, 0.1], [0.0, 0.05, pytest.approx(0.01)]]
+
+
+class TwoOptimizers(kt.Model):
+    """A step of its own, as that of a GAN."""
+
+    def __init__(self, net):
+        super().__init__(net)
+        self.mine = torch.optim.SGD(net.parameters(), lr=0.5)
+
+    def train_step(self, batch):
+        loss = (self(batch.x) - batch.y).square().mean()
+        self.mine.zero_grad()
+        loss.backward()
+        self.mine.step()
+        return {"loss": loss}
+
+
+def test_a_schedule_that_acts_on_another_optimizer_than_the_models_own_says_so():
+    model = TwoOptimizers(torch.nn.Linear(2, 1))
+    model.compile()
+    data = (torch.randn(4, 2), torch.randn(4, 1))
+    with pytest.warns(UserWarning, match=r"acts on model\.optimizer, but this model has optimizers of its own: mine\."):
+        model.fit(1, data, callbacks=[LearningRateScheduler(lambda epoch: 0.1)], verbose=0)
+    model.compile()
+    right = LearningRateScheduler(torch.optim.lr_scheduler.StepLR(model.mine, 1))
+    model.fit(2, data, callbacks=[right], verbose=0)
+    assert model.mine.param_groups[0]["lr"] == pytest.approx(0.005)
