@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from kerastorch.callbacks.monitor import Monitor
 from kerastorch.callbacks.rates import optimizer_of, rates_of, set_rates
 from kerastorch.history import format_number
 from kerastorch.hooks import Callback, Logs
@@ -41,6 +42,8 @@ class LearningRateScheduler(Callback):
             a scheduler of `torch.optim.lr_scheduler`, made for the optimizer that trains;
             a class of them, or a function, whose first parameter is named `optimizer`: it is called with that.
         interval: When a scheduler of torch makes a step: after each `"epoch"`, or each `"step"` of the optimizer.
+        monitor: The value of an epoch that `torch.optim.lr_scheduler.ReduceLROnPlateau` is told, such as `"val_loss"`;
+            epochs without it make no step. Others are told none. `kt.callbacks.ReduceLROnPlateau` needs no scheduler.
         verbose: 1 to print the learning rate as each epoch begins.
 
     Attributes:
@@ -60,14 +63,21 @@ class LearningRateScheduler(Callback):
         schedule: LRScheduler | Callable[..., Any],
         *,
         interval: Literal["epoch", "step"] = "epoch",
+        monitor: str | None = None,
         verbose: int = 0,
     ) -> None:
+        if monitor is not None and interval == "step":
+            raise ValueError("monitor is a value of an epoch; leave out interval='step'.")
         if interval not in ("epoch", "step"):
             raise ValueError(f"interval is 'epoch' or 'step'; got {interval!r}.")
         self.schedule = schedule
         self.interval = interval
         self.verbose = verbose
+        self.monitor = None if monitor is None else Monitor(monitor, "min")  # the mode is the scheduler's affair
+        if monitor is not None:
+            self.stage = "monitor"  # after those that add values
         self._kind = _kind(schedule)
+        _check_monitor(schedule, monitor)
         if self._kind not in ("scheduler", "factory") and interval == "step":
             raise ValueError("A function gives one learning rate per epoch. For one per step: LambdaLR of torch.")
         self.scheduler = schedule if isinstance(schedule, LRScheduler) else None
@@ -76,7 +86,11 @@ class LearningRateScheduler(Callback):
         self._optimizer: Optimizer | None = None
 
     def __repr__(self) -> str:
-        return f"LearningRateScheduler({_named(self.schedule)}, interval={self.interval!r}, verbose={self.verbose})"
+        monitor = None if self.monitor is None else self.monitor.name
+        return (
+            f"LearningRateScheduler({_named(self.schedule)}, interval={self.interval!r}, monitor={monitor!r}, "
+            f"verbose={self.verbose})"
+        )
 
     def on_train_begin(self, logs: Logs) -> None:
         """Take hold of the optimizer, if it is another than in the last `fit`."""
@@ -88,6 +102,7 @@ class LearningRateScheduler(Callback):
         self._optimizer = optimizer
         if self._kind == "factory":
             self.scheduler = _built(self.schedule, optimizer)
+            _check_monitor(self.scheduler, None if self.monitor is None else self.monitor.name)
         elif self._kind == "scheduler":
             _warn_of_another(self.schedule, optimizer)
         else:
@@ -113,7 +128,11 @@ class LearningRateScheduler(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Make the step of the epoch, or of its last batch; `lr` is in the logs already."""
-        if self.interval == "epoch" and self.scheduler is not None:
+        if self.monitor is not None:
+            value = self.monitor.read(logs, self.run, epoch)
+            if value is not None:
+                cast(Any, self.scheduler).step(value)
+        elif self.interval == "epoch" and self.scheduler is not None:
             self.scheduler.step()
         self._follow()
 
@@ -155,8 +174,6 @@ def _kind(schedule: Any) -> _Kind:
     Raises:
         TypeError: It is nothing that gives learning rates.
     """
-    if isinstance(schedule, lr_scheduler.ReduceLROnPlateau) or schedule is lr_scheduler.ReduceLROnPlateau:
-        raise TypeError("ReduceLROnPlateau of torch must be told a value. Use kt.callbacks.ReduceLROnPlateau(...).")
     if isinstance(schedule, LRScheduler):
         return "scheduler"
     if not callable(schedule):
@@ -171,6 +188,18 @@ def _kind(schedule: Any) -> _Kind:
     if parameters and parameters[0].name == "optimizer":
         return "factory"
     return "of epoch and rate" if _takes_rate(parameters) else "of epoch"
+
+
+def _check_monitor(schedule: Any, monitor: str | None) -> None:
+    """See that what must be told a value is, and nothing else."""
+    is_told = isinstance(schedule, lr_scheduler.ReduceLROnPlateau) or schedule is lr_scheduler.ReduceLROnPlateau
+    if is_told and monitor is None:
+        raise TypeError(
+            "ReduceLROnPlateau of torch must be told a value. Type LearningRateScheduler(..., monitor='val_loss'), or "
+            "use kt.callbacks.ReduceLROnPlateau('val_loss')."
+        )
+    if monitor is not None and not is_told and _kind(schedule) != "factory":
+        raise TypeError(f"monitor={monitor!r} is for ReduceLROnPlateau of torch; {_named(schedule)} is told no value.")
 
 
 def _ratios(rates: Sequence[float]) -> list[float]:

@@ -280,9 +280,13 @@ def test_the_scheduler_of_torch_that_needs_a_value_is_refused(interval):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     plateau = lr_scheduler.ReduceLROnPlateau
     for schedule in (plateau, plateau(optimizer)):
-        with pytest.raises(TypeError, match=r"Use kt\.callbacks\.ReduceLROnPlateau"):
+        with pytest.raises(
+            TypeError, match=r"must be told a value\. Type LearningRateScheduler\(\.\.\., monitor='val_loss'\)"
+        ):
             LearningRateScheduler(schedule, interval=interval)
-    with pytest.raises(TypeError, match=r"Use kt\.callbacks\.ReduceLROnPlateau"):
+    with pytest.raises(
+        TypeError, match=r"must be told a value\. Type LearningRateScheduler\(\.\.\., monitor='val_loss'\)"
+    ):
         fit(functools.partial(plateau, patience=3), interval=interval)
 
 
@@ -316,7 +320,10 @@ def test_repr_is_the_call():
     def warm_up(epoch):
         return 0.1
 
-    assert repr(LearningRateScheduler(warm_up)) == "LearningRateScheduler(warm_up, interval='epoch', verbose=0)"
+    assert (
+        repr(LearningRateScheduler(warm_up))
+        == "LearningRateScheduler(warm_up, interval='epoch', monitor=None, verbose=0)"
+    )
     scheduler = lr_scheduler.StepLR(torch.optim.SGD([nn.Parameter(torch.zeros(1))]), 1)
     assert repr(LearningRateScheduler(scheduler, interval="step")).startswith(
         "LearningRateScheduler(StepLR(...), inter"
@@ -372,3 +379,45 @@ def test_a_schedule_that_acts_on_another_optimizer_than_the_models_own_says_so()
     right = LearningRateScheduler(torch.optim.lr_scheduler.StepLR(model.mine, 1))
     model.fit(2, data, callbacks=[right], verbose=0)
     assert model.mine.param_groups[0]["lr"] == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize("make", ["object", "factory"])
+def test_the_scheduler_of_torch_that_needs_a_value_is_told_it(make):
+    losses = [3.0, 2.0, 2.5, 2.5, None, 2.5, 1.0, 1.5]
+    model = kt.Model(torch.nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model.compile("mse", optimizer)
+    plateau = functools.partial(lr_scheduler.ReduceLROnPlateau, patience=1, factor=0.5)
+    schedule = plateau(optimizer) if make == "object" else plateau
+    data = (torch.randn(4, 2), torch.randn(4, 1))
+    callback = LearningRateScheduler(schedule, monitor="val_loss")
+
+    class Adds(kt.Callback):  # after the schedule in the list, and all the same before it
+        def on_epoch_end(self, epoch, logs):
+            if losses[epoch] is not None:
+                logs["val_loss"] = losses[epoch]
+
+    with pytest.warns(UserWarning, match="There is no 'val_loss' to monitor"):
+        history = model.fit(8, data, callbacks=[callback, Adds()], verbose=0)
+    by_hand = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    expected, scheduler = [], plateau(by_hand)
+    for value in losses:
+        expected.append(by_hand.param_groups[0]["lr"])
+        if value is not None:
+            scheduler.step(value)
+    assert history["lr"] == expected
+    assert expected[-1] < 1
+
+
+def test_a_value_for_a_scheduler_that_takes_none_is_an_error():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    for schedule in (lambda epoch: 0.1, lr_scheduler.StepLR(optimizer, 1)):
+        with pytest.raises(TypeError, match=r"monitor='loss' is for ReduceLROnPlateau of torch"):
+            LearningRateScheduler(schedule, monitor="loss")
+    with pytest.raises(ValueError, match=r"monitor is a value of an epoch; leave out interval='step'"):
+        LearningRateScheduler(lr_scheduler.ReduceLROnPlateau, monitor="loss", interval="step")
+    model = kt.Model(torch.nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    callback = LearningRateScheduler(functools.partial(lr_scheduler.StepLR, step_size=1), monitor="loss")
+    with pytest.raises(TypeError, match=r"StepLR\(\.\.\.\) is told no value"):
+        model.fit(1, (torch.randn(4, 2), torch.randn(4, 1)), callbacks=[callback], verbose=0)
