@@ -82,10 +82,9 @@ class Session:
             raise NotCompiledError(f"{what} is a part of fit and evaluate; for one batch type train_on_batch(x, y).")
         return self.running
 
-    @property
-    def stops(self) -> bool:
-        """Whether what is running is about to end."""
-        running = self._fit if self.running is None else self.running[0]
+    def stops(self, *, whole_fit: bool) -> bool:
+        """Whether the running `fit` is about to end, or else what is running inside it or by itself."""
+        running = self._fit if whole_fit or self.running is None else self.running[0]
         return running is not None and running.stop_reason is not None
 
     def stop(self, reason: str) -> None:
@@ -275,7 +274,7 @@ class StopFlag:
         self._verb = verb
 
     def __get__(self, model: Any, owner: type) -> Any:
-        return self if model is None else model._session.stops
+        return self if model is None else model._session.stops(whole_fit=self._verb == "training")
 
     def __set__(self, model: Any, value: bool) -> None:
         session: Session = model._session

@@ -781,3 +781,18 @@ def test_a_callback_that_evaluates_another_model_inside_fit_comes_back():
 
     model.fit(2, data, batch_size=4, callbacks=[Mine()], verbose=0)
     assert seen == [(True, True, 2), (True, True, 4)]
+
+
+def test_stop_training_is_that_of_fit_also_inside_an_evaluation_that_a_callback_makes():
+    model, seen = kt.Model(nn.Linear(2, 1)), []
+    model.compile("mse", "sgd")
+    data = (torch.randn(8, 2), torch.randn(8, 1))
+
+    def stop(batch, logs):
+        model.stop_training = True
+        seen.append((model.stop_training, model.stop_evaluating))
+
+    looks = kt.callbacks.LambdaCallback(on_test_batch_end=stop)
+    nested = kt.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: model.evaluate(data, callbacks=[looks]))
+    assert len(model.fit(3, data, callbacks=[nested], verbose=0)) == 1
+    assert seen == [(True, False)]

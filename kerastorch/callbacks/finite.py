@@ -155,7 +155,7 @@ def _extremes(tree: Any) -> Extremes:
         if values.is_complex():
             values = torch.view_as_real(values)
         if values.numel() and values.dtype in _KNOWN and values.layout == torch.strided:
-            found += torch.aminmax(values)  # one pass, and on the CPU 50 times as fast as isfinite().all()
+            found += torch.aminmax(values)  # one pass; isfinite() would make a tensor of its own first
     return found
 
 

@@ -21,9 +21,9 @@ class TerminateOnNaN(Callback):
     the rest of the epoch: nothing is missed by looking less often, it is noticed later.
 
     With `diagnose=True` it also says where it begins: in the data, in the output of which layer, in the loss, or in the
-    gradient of which parameter. For that every output, weight and gradient is read once more: on one core of a CPU, a
-    step of a small convolutional net took some 5 % longer, one of a tiny net some 40 %. It waits for the device no more
-    often; but where several batches lie between two looks, it may not know whether it was a loss or a gradient.
+    gradient of which parameter. For that every output, weight and gradient is read once more, which shows where a step
+    is short. It waits for the device no more often; but where several batches lie between two looks, it may not know
+    whether it was a loss or a gradient.
 
     Example:
         >>> kt.callbacks.TerminateOnNaN(every=100)

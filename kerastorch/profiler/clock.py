@@ -24,7 +24,7 @@ class Part(NamedTuple):
 class Clock:
     """Charges every moment to exactly one part, so that all parts add up to the time since it was made.
 
-    What a part calls, and is a part itself, is charged to that alone. One change of parts costs some 0.1 us.
+    What a part calls, and is a part itself, is charged to that alone.
 
     Args:
         part: What runs at first, and between the others.

@@ -73,3 +73,27 @@ def pytest_pyfunc_call(pyfuncitem):
         if screen is not None:
             screen.close()
         sys.stdout, sys.stderr = before
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Pretend to be in a notebook; return what is shown, by place."""
+    places = []
+
+    class Handle:
+        def __init__(self):
+            self.shown = []
+            places.append(self)
+
+        def display(self, content, *, metadata, raw):
+            assert not self.shown
+            self.shown.append(content)
+
+        def update(self, content, *, metadata, raw):
+            assert self.shown
+            self.shown.append(content)
+
+    monkeypatch.setattr("IPython.display.DisplayHandle", Handle)
+    monkeypatch.setattr("kerastorch.display.jupyter.in_notebook", lambda: True)
+    monkeypatch.setattr("kerastorch.display.live.in_notebook", lambda: True)
+    return places

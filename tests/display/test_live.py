@@ -36,29 +36,6 @@ def drawn(monkeypatch):
     return calls
 
 
-@pytest.fixture
-def notebook(monkeypatch):
-    """Pretend to be in a notebook; return what is shown, by place."""
-    places = []
-
-    class Handle:
-        def __init__(self):
-            self.shown = []
-            places.append(self)
-
-        def display(self, content, *, metadata, raw):
-            assert not self.shown
-            self.shown.append(content)
-
-        def update(self, content, *, metadata, raw):
-            assert self.shown
-            self.shown.append(content)
-
-    monkeypatch.setattr("IPython.display.DisplayHandle", Handle)
-    monkeypatch.setattr("kerastorch.display.live.in_notebook", lambda: True)
-    return places
-
-
 def test_a_file_is_replaced_after_each_epoch(tmp_path):
     path = tmp_path / "runs" / "history.png"
     contents = []

@@ -14,30 +14,6 @@ DATA = (torch.arange(80.0).reshape(40, 2) / 80, torch.arange(40) % 3)
 
 
 @pytest.fixture
-def notebook(monkeypatch):
-    """Pretend to be in a notebook; return what is shown, by place."""
-    places = []
-
-    class Handle:
-        def __init__(self):
-            self.shown = []
-            places.append(self)
-
-        def display(self, content, *, metadata, raw):
-            assert not self.shown
-            self.shown.append(content)
-
-        def update(self, content, *, metadata, raw):
-            assert self.shown
-            self.shown.append(content)
-
-    monkeypatch.setattr("IPython.display.DisplayHandle", Handle)
-    monkeypatch.setattr("kerastorch.display.jupyter.in_notebook", lambda: True)
-    monkeypatch.setattr("kerastorch.display.live.in_notebook", lambda: True)
-    return places
-
-
-@pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("kerastorch.display.notebook.monotonic", lambda: now[0])
