@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from kerastorch import callbacks, errors, lazy, metrics, optimizers
+from kerastorch import callbacks, checkpoint, errors, lazy, metrics, optimizers
 from kerastorch.data import Batch
 from kerastorch.history import History
 from kerastorch.hooks import Callback
@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Batch", "Callback", "History", "Model", "callbacks", "errors", "metrics", "optimizers", "plot", "summary"]
+__all__ = [
+    "Batch",
+    "Callback",
+    "History",
+    "Model",
+    "callbacks",
+    "checkpoint",
+    "errors",
+    "metrics",
+    "optimizers",
+    "plot",
+    "summary",
+]
 
 __getattr__ = lazy.attributes(__name__, {"plot": ".plot"})

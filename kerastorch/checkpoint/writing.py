@@ -1,0 +1,114 @@
+"""What is written."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from kerastorch.checkpoint import seal
+from kerastorch.checkpoint.files import replaced
+from kerastorch.checkpoint.plain import plain
+from kerastorch.errors import needs
+
+FORMAT = 2  # 1 had no versions of kerastorch and Python, and no seal
+_RECORD = 512  # its two headers, padding, and the lines of the pickle that name it
+_ENTRY = 32  # a number, a text or a container
+
+
+def save(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write a training state; a file of this name is there afterwards as a whole, or as it was before.
+
+    Args:
+        content: Plain containers, numbers, texts and tensors. Numbers and arrays of NumPy become those of Python and
+            torch, and paths become texts.
+        path: Where to; missing directories are made.
+
+    Raises:
+        CheckpointError: There is no space for it, it cannot be written, or it holds what could not be loaded again
+            without running code.
+    """
+    _write(_versions() | {key: plain(content[key], key) for key in content}, path)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write the weights of a net, as `.safetensors` or in torch's own format.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    if Path(path).suffix != ".safetensors":
+        _write({name: plain(value, name) for name, value in weights.items()}, path)
+        return
+    safetensors = needs("safetensors.torch", purpose="A .safetensors file")
+    # tied weights share memory, which the format does not know
+    separate = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    data = safetensors.save(separate, metadata={"format": "pt"})  # Transformers asks for it
+    with replaced(Path(path).expanduser(), len(data)) as file:
+        file.write(data)
+
+
+def size_of(content: Any) -> int:
+    """Return how many bytes `save` needs for it, a little more rather than less; memory that is shared counts once."""
+    storages: dict[tuple[torch.device, int], int] = {}
+    others = 0
+    for leaf in _leaves(content):
+        if not isinstance(leaf, Tensor):
+            others += _ENTRY + (len(leaf) if isinstance(leaf, (str, bytes, bytearray)) else 0)
+        elif leaf.layout is not torch.strided:
+            others += 4 * _RECORD + leaf._nnz() * (leaf.element_size() + 8 * leaf.dim())
+        else:
+            storage = leaf.untyped_storage()
+            others += _RECORD
+            storages[leaf.device, storage.data_ptr() or id(leaf)] = storage.nbytes()
+    total = sum(storages.values()) + others
+    return total + total // 100 + 16 * _RECORD
+
+
+def own_version() -> str:
+    """Return the version of kerastorch; it is above this package, and there when all of it is imported."""
+    return str(import_module("kerastorch").__version__)
+
+
+def _versions() -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "kerastorch": own_version(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def _write(content: dict[str, Any], path: str | Path) -> None:
+    with replaced(Path(path).expanduser(), size_of(content)) as file:
+        _save_with_sums(content, file)
+        seal.close(file)
+
+
+def _save_with_sums(content: dict[str, Any], file: BinaryIO) -> None:
+    # the seal builds on torch's sums of each record, which can be switched off for the whole process
+    before = torch.serialization.get_crc32_options()
+    if not before:
+        torch.serialization.set_crc32_options(True)
+    try:
+        torch.save(content, file)
+    finally:
+        if not before:
+            torch.serialization.set_crc32_options(False)
+
+
+def _leaves(tree: Any) -> Iterable[Any]:
+    if isinstance(tree, dict):
+        yield from _leaves(list(tree))
+        yield from _leaves([*tree.values(), *getattr(tree, "__dict__", {}).values()])
+    elif isinstance(tree, (list, tuple, set)):
+        yield None
+        for part in tree:
+            yield from _leaves(part)
+    else:
+        yield tree
