@@ -29,6 +29,10 @@ class MismatchError(KerastorchError, ValueError):
     """Outputs, targets, loss or metrics do not fit together."""
 
 
+class NonFiniteError(KerastorchError, RuntimeError):
+    """A loss in training is NaN or infinite."""
+
+
 class CheckpointError(KerastorchError, RuntimeError):
     """A file cannot be written, is damaged, or belongs to another net."""
 

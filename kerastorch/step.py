@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kerastorch import checks
+from kerastorch import checks, guard
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.hooks import Hooks
@@ -29,8 +29,11 @@ def train_step(run: Run, hooks: Hooks, batch: Batch) -> None:
     state, optimizer = run.state, run.state.optimizer
     if optimizer is None:
         raise NotCompiledError("A net cannot be trained without an optimizer.")
+    guard.prepare(run)
     output = forward(run, batch)
     loss, terms = loss_of(run, output, batch, "train")
+    if not guard.admits(run, batch, output, loss, terms):
+        return
     seen = detached(output)
     state.metrics.update(terms, seen, batch, prediction(run, seen, batch))  # before the weights it came from change
     clear_gradients(optimizer)
@@ -130,7 +133,7 @@ def loss_of(run: Run, output: Any, batch: Batch, phase: str) -> tuple[Tensor, Se
     checks.first_batch(objective, output, batch)
     loss, terms = objective.terms(output, batch)
     checks.loss_value(loss, objective.name, training=phase == "train")
-    if phase == "train":
+    if phase == "train" and run.nan not in ("skip", "warn"):
         checks.nothing_missing(loss, batch)
     run.checked.add(data.name)
     return loss, terms
@@ -150,15 +153,23 @@ def detached(output: Any) -> Any:
 
 def own_train_step(run: Run, own: OwnStep, batch: Batch) -> None:
     """Train by a step of the user's own; where it calls the ordinary one, that has counted itself."""
-    before = run.state.step
-    _note(own, run.state.metrics, batch)
+    before, left_out = run.state.step, len(run.left_out)
+    metrics = run.state.metrics
+    samples = metrics.samples
+    values = own(batch)
+    if len(run.left_out) > left_out:
+        return  # by the ordinary step that it calls
+    if isinstance(values, Mapping) and not guard.admits_own(run, batch, values):
+        return
+    _note(values, metrics, batch, samples)
     if run.state.step == before:
         run.state.step += 1
 
 
 def own_evaluate_step(run: Run, own: OwnStep, batch: Batch) -> None:
     """Evaluate by a step of the user's own."""
-    _note(own, run.val_metrics, batch)
+    samples = run.val_metrics.samples
+    _note(own(batch), run.val_metrics, batch, samples)
 
 
 def by_batch(step: Callable[..., Any]) -> OwnStep:
@@ -171,9 +182,7 @@ def by_batch(step: Callable[..., Any]) -> OwnStep:
 _EMPTY = inspect.Parameter.empty
 
 
-def _note(own: OwnStep, metrics: MetricSet, batch: Batch) -> None:
-    before = metrics.samples
-    values = own(batch)
+def _note(values: Any, metrics: MetricSet, batch: Batch, before: int) -> None:
     noted = metrics.samples > before
     if values is None and noted:
         return

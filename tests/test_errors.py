@@ -12,6 +12,7 @@ from kerastorch import errors
         (errors.NotCompiledError, RuntimeError),
         (errors.DataError, ValueError),
         (errors.MismatchError, ValueError),
+        (errors.NonFiniteError, RuntimeError),
         (errors.CheckpointError, RuntimeError),
         (errors.MissingPackageError, ImportError),
     ],

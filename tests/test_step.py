@@ -90,7 +90,7 @@ def test_own_steps_are_called_by_batch_or_by_features_and_labels():
 
 def test_an_own_step_that_called_the_ordinary_one_is_not_counted_twice():
     state = SimpleNamespace(step=0, metrics=MetricSet({}))
-    run = SimpleNamespace(state=state)
+    run = SimpleNamespace(state=state, nan="off", left_out=[])
     batch = Batch(0, 1, 2, size=4)
     own_train_step(run, lambda it: {"loss": 3.0}, batch)
     assert state.step == 1
@@ -107,7 +107,7 @@ def ordinary(run):
 
 
 def test_an_own_step_may_add_values_to_those_of_the_ordinary_one():
-    run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})))
+    run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})), nan="off", left_out=[])
     batch = Batch(0, 1, 2, size=4)
     step = ordinary(run)
     own_train_step(run, step, batch)
@@ -121,7 +121,7 @@ def test_an_own_step_may_add_values_to_those_of_the_ordinary_one():
 
 @pytest.mark.parametrize("value", [None, {}, 3])
 def test_an_own_step_that_notes_nothing_is_an_error(value):
-    run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})))
+    run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})), nan="off", left_out=[])
     with pytest.raises(MismatchError, match=r"must return a dict of values, such as {'loss': loss}; got"):
         own_train_step(run, lambda it: value, Batch(0, 1, 2, size=4))
 

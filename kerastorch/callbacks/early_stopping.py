@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from kerastorch.callbacks.monitor import Mode, Monitor, check_counts
+from kerastorch.health import first_lost
 from kerastorch.history import format_number
 from kerastorch.hooks import Callback, Logs, Stage
 
@@ -17,7 +18,8 @@ from kerastorch.hooks import Callback, Logs, Stage
 class EarlyStopping(Callback):
     """Ends training when a value has not become better for some epochs.
 
-    Epochs that were not validated do not count; NaN is never better. Every `fit` begins anew.
+    Epochs that were not validated do not count; NaN is never better, nor are weights that are to be restored and hold
+    it. Every `fit` begins anew.
 
     Example:
         >>> kt.callbacks.EarlyStopping("val_accuracy", patience=5, restore_best_weights=True)
@@ -88,7 +90,8 @@ class EarlyStopping(Callback):
         if value is None:
             return
         self.wait += 1
-        if self.monitor.improves(logs):
+        before = self.monitor.best
+        if self.monitor.improves(logs) and not self._refuses_lost(before):
             self.best_epoch = epoch
             if self.restore_best_weights:
                 self.best_weights = _copied(self.run.state.module.state_dict())
@@ -128,6 +131,13 @@ class EarlyStopping(Callback):
         self.best_epoch = None
         self.stopped_epoch = None
         self.best_weights = None
+
+    def _refuses_lost(self, before: float | None) -> bool:
+        lost = first_lost(self.run.state.module) if self.restore_best_weights else None
+        if lost is not None:
+            self.monitor.best = before
+            self.run.say(f"The weights of this epoch are not the best: {lost!r} is not finite.")
+        return lost is not None
 
     def _stop(self, epoch: int) -> None:
         self.stopped_epoch = epoch

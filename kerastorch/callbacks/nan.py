@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-from kerastorch.callbacks.finite import Watch
+from kerastorch.errors import NonFiniteError
+from kerastorch.health import is_loss
 from kerastorch.hooks import Callback, Logs, Stage
+from kerastorch.watch import Watch
 
 _EVERY_ON_ACCELERATOR = 20  # a look waits until all that is queued is done; between two of them, steps queue up freely
 
@@ -16,6 +18,9 @@ class TerminateOnNaN(Callback):
     The net is lost then: its weights hold NaN as well. So the epoch is not finished, as if Ctrl-C was pressed: it is
     not validated, not in the history, and no other callback writes a file of it. What ended training is printed.
     `EarlyStopping(restore_best_weights=True)` brings the best weights back.
+
+    It takes the place of `fit(nan="raise")`, which raises before the batch makes its step. With `nan="skip"` and
+    `nan="warn"` both act: what `fit` leaves out, this callback does not see.
 
     It looks at the running mean of `"loss"`, and of every value named `..._loss`. A mean that was NaN once stays so for
     the rest of the epoch: nothing is missed by looking less often, it is noticed later.
@@ -37,7 +42,7 @@ class TerminateOnNaN(Callback):
 
     Raises:
         ValueError: `every` is below 1.
-        RuntimeError: The loss is NaN or infinite, and `raise_error` is set; in training.
+        NonFiniteError: The loss is NaN or infinite, and `raise_error` is set; in training.
     """
 
     stage: Stage = "monitor"
@@ -55,7 +60,9 @@ class TerminateOnNaN(Callback):
         return f"TerminateOnNaN(every={self.every}, raise_error={self.raise_error}, diagnose={self.diagnose})"
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Begin to watch the net, if it is to be diagnosed."""
+        """Take over from `fit`, and begin to watch the net if it is to be diagnosed."""
+        if self.run.nan == "raise":
+            self.run.nan = "off"
         if self.diagnose:
             self._watch = Watch(self.run.state.module)
 
@@ -104,12 +111,13 @@ class TerminateOnNaN(Callback):
             watch.remove()
 
     def _look(self, epoch: int, finished: int | None, logs: Logs) -> None:
-        found = [(name, value) for name, value in logs.items() if _is_loss(name) and not math.isfinite(value)]
+        found = [(name, value) for name, value in logs.items() if is_loss(name) and not math.isfinite(value)]
         if not found:
             self._looked = finished or 0
             if self._watch is not None:
                 self._watch.forget()
             return
+        self.run.lost = True
         name, value = found[0]
         first = self._looked + 1
         where = f"batch {first}" if first == finished else f"batches {first} to {finished or 'the last'}"
@@ -118,12 +126,8 @@ class TerminateOnNaN(Callback):
             cause = f": {self._watch.explain(epoch, finished - 1 if first == finished else None)}"
         if self.raise_error:
             hint = "" if cause else " TerminateOnNaN(diagnose=True) says where it begins."
-            raise RuntimeError(
+            raise NonFiniteError(
                 f"{name} is {value} in {where} of epoch {epoch + 1}{cause}. Try a lower learning rate or clipped "
                 f"gradients.{hint}"
             )
         self.run.interrupt(f"TerminateOnNaN ({name} is {value} in {where}{cause})")
-
-
-def _is_loss(name: str) -> bool:
-    return name == "loss" or name.endswith("_loss")

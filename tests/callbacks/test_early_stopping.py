@@ -289,3 +289,33 @@ def test_repr_is_the_call():
         "restore_best_weights=True, start_from_epoch=0, verbose=None)"
     )
     assert repr(callback) == repr(eval(repr(callback))) == text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_lost_are_never_the_best(fit, value):
+    def lose(epoch, logs):
+        if epoch == 1:
+            model.net[2].bias.data.fill_(value)
+
+    model = make_model()
+    callback = EarlyStopping(patience=5, restore_best_weights=True)
+    mend = LambdaCallback(on_epoch_end=lose, on_epoch_begin=lambda epoch, logs: model.net[2].bias.data.fill_(0.0))
+    fit(callback, [3.0, 1.0, 2.0, 2.5], mend, model=model)
+    assert (callback.best_epoch, callback.monitor.best, callback.wait) == (2, 2.0, 1)
+    assert weights_are_of(model, 2)
+
+
+def test_where_nothing_is_restored_only_the_value_counts(scripted):
+    model, callback = make_model(), EarlyStopping()
+    lose = LambdaCallback(on_epoch_end=lambda epoch, logs: model.net[2].bias.data.fill_(math.nan))
+    model.fit(1, (X, Y), callbacks=[scripted(val_loss=[1.0]), lose, callback], verbose=0)
+    assert callback.best_epoch == 0
+
+
+def test_it_is_said_why_weights_are_not_the_best(scripted, capsys):
+    model = make_model()
+    lose = LambdaCallback(on_epoch_end=lambda epoch, logs: model.net[1].running_var.fill_(math.nan))
+    callback = EarlyStopping(restore_best_weights=True)
+    with pytest.warns(UserWarning, match="so there are no best weights"):
+        model.fit(1, (X, Y), callbacks=[scripted(val_loss=[1.0]), lose, callback], verbose=2)
+    assert "The weights of this epoch are not the best: '1.running_var' is not finite." in capsys.readouterr().out

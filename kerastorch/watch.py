@@ -65,8 +65,7 @@ class Watch:
 
     def begin(self, epoch: int, batch: Batch) -> None:
         """Begin the notes of a batch; what the net does outside of them, in an evaluation, is not noted."""
-        parts = {"inputs": batch.x, "targets": batch.y, "sample weights": batch.weight}
-        data = {name: _extremes(tree) for name, tree in parts.items()}
+        data = {name: _extremes(tree) for name, tree in parts(batch).items()}
         weights = {name: _extremes(parameter) for name, parameter in self._parameters.items()}
         self._open = Notes(epoch, batch.index, data, weights)
         self._notes.append(self._open)
@@ -127,6 +126,11 @@ class Watch:
                 self._open.calls.append(Call(who, own, inputs, _extremes(output)))
 
         return note
+
+
+def parts(batch: Batch) -> dict[str, Any]:
+    """Return what a batch holds, by what messages call it."""
+    return {"inputs": batch.x, "targets": batch.y, "sample weights": batch.weight}
 
 
 _UNKNOWN = "where it begins is not known, since nothing looks into a net that is compiled"
