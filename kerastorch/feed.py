@@ -42,6 +42,7 @@ class Options:
     validation_split: float | None
     stratify: Any
     class_weight: Any
+    heal_workers: int = 0
 
 
 def for_training(net: nn.Module, dl_train: Any, dl_val: Any, options: Options, *, epochs: int) -> Feed:
@@ -70,6 +71,7 @@ def for_training(net: nn.Module, dl_train: Any, dl_val: Any, options: Options, *
         steps=options.steps_per_epoch,
         rows=train_rows,
         training=True,
+        heal_workers=options.heal_workers,
     )
     val_sets = _val_sets(net, dl_val, options, val_rows)
     for source in (train, *val_sets.values()):
@@ -98,25 +100,45 @@ def _val_sets(net: nn.Module, dl_val: Any, options: Options, rows: Tensor | None
     size = None if makes_own_batches(dl_val) else options.batch_size
     if rows is not None:
         steps = options.validation_steps
-        return {"": _in_order(net, dl_val, name="dl_val", batch_size=size, steps=steps, rows=rows)}
-    return _sets(net, dl_val, size, options.validation_steps)
+        heals = options.heal_workers
+        return {"": _in_order(net, dl_val, name="dl_val", batch_size=size, steps=steps, rows=rows, heal_workers=heals)}
+    return _sets(net, dl_val, size, options.validation_steps, options.heal_workers)
 
 
-def _sets(net: nn.Module, data: Any, batch_size: int | None, steps: int | None) -> dict[str, DataSource]:
+def _sets(
+    net: nn.Module, data: Any, batch_size: int | None, steps: int | None, heal_workers: int | None = None
+) -> dict[str, DataSource]:
     sets = named_sets(data)
+    arguments: dict[str, Any] = {"batch_size": batch_size, "steps": steps, "heal_workers": heal_workers}
     if sets is None:
-        return {"": _in_order(net, data, name="dl_val", batch_size=batch_size, steps=steps)}
+        return {"": _in_order(net, data, name="dl_val", **arguments)}
     found = {}
     for key, part in sets.items():
         size = None if makes_own_batches(part) else batch_size
-        found[f"{key}_"] = _in_order(net, part, name=f"dl_val[{key!r}]", batch_size=size, steps=steps)
+        found[f"{key}_"] = _in_order(net, part, name=f"dl_val[{key!r}]", **{**arguments, "batch_size": size})
     return found
 
 
 def _in_order(
-    net: nn.Module, data: Any, *, name: str, batch_size: int | None, steps: int | None, rows: Tensor | None = None
+    net: nn.Module,
+    data: Any,
+    *,
+    name: str,
+    batch_size: int | None,
+    steps: int | None,
+    rows: Tensor | None = None,
+    heal_workers: int | None = None,
 ) -> DataSource:
-    return adapt(data, name=name, float_dtype=float_dtype(net), batch_size=batch_size, steps=steps, rows=rows)
+    return adapt(
+        data,
+        name=name,
+        float_dtype=float_dtype(net),
+        batch_size=batch_size,
+        steps=steps,
+        rows=rows,
+        in_fit=heal_workers is not None,  # evaluate and predict by themselves know of none
+        heal_workers=heal_workers or 0,
+    )
 
 
 def float_dtype(net: nn.Module) -> torch.dtype:

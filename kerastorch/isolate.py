@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from kerastorch.randomness import kept as random_state_kept
+
+__all__ = [
+    "Held",
+    "evaluation",
+    "hold",
+    "is_held",
+    "modes_kept",
+    "random_state_kept",
+    "release",
+    "training",
+]
 
 
 @contextmanager
@@ -108,19 +119,3 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
         for part, flag in flags:
             part.training = flag
         _lower(module)  # what came to be held meanwhile
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """The generators of Python, NumPy and torch (all devices in use) come back as they were. About 60 us."""
-    python = random.getstate()
-    numpy = sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy else None
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            if numpy:
-                numpy.random.set_state(numpy_state)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import Dataset, Sampler
 
-from kerastorch import isolate
+from kerastorch import isolate, randomness
 from kerastorch.tree import map_leaves, tensors
 
 Saved = list[tuple[Tensor, Tensor]]
-_PARTS = ("sampler", "batch_sampler", "dataset", "datasets", "transform", "transforms", "target_transform")
 
 
 @contextmanager
@@ -122,50 +118,13 @@ def generators_kept(loader: Any) -> Iterator[None]:
     Args:
         loader: A DataLoader, a Dataset or anything else.
     """
-    restores = [_restored(value) for part in _parts_of(loader) for _, value in _attributes(part)]
+    found = randomness.generators(loader).values()
+    states = [(generator, randomness.state_of(generator)) for generator in found]
     try:
         yield
     finally:
-        for restore in filter(None, restores):
-            restore()
-
-
-def _parts_of(loader: Any) -> list[Any]:
-    """Return a loader, and what it reads and changes: samplers, Datasets and those that they wrap, transforms."""
-    parts, seen = [loader], {id(loader)}
-    for part in parts:  # which grows meanwhile
-        for name, value in _attributes(part):
-            if (name in _PARTS or isinstance(value, (Dataset, Sampler))) and id(value) not in seen:
-                seen.add(id(value))
-                parts.append(value)
-    return parts
-
-
-def _attributes(part: Any) -> Iterator[tuple[str, Any]]:
-    for name, value in getattr(part, "__dict__", {}).items():
-        if isinstance(value, (list, tuple)):
-            yield from ((name, each) for each in value)
-        else:
-            yield name, value
-
-
-def _restored(value: Any) -> Callable[[], object] | None:
-    """Return what puts back a generator as it is now; None for anything else."""
-    state: Any
-    if isinstance(value, (torch.Generator, np.random.RandomState)):
-        state = value.get_state()
-        return lambda: value.set_state(state)
-    if isinstance(value, random.Random):
-        state = value.getstate()
-        return lambda: value.setstate(state)
-    if isinstance(value, np.random.Generator):
-        bits, state = value.bit_generator, value.bit_generator.state
-        return lambda: _give(bits, state)
-    return None
-
-
-def _give(bits: Any, state: Any) -> None:
-    bits.state = state
+        for generator, state in states:
+            randomness.set_state(generator, state)
 
 
 def _saved(originals: Iterable[Tensor]) -> Saved:

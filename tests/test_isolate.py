@@ -1,5 +1,4 @@
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -172,14 +171,6 @@ def test_training_draws_from_the_users_random_numbers():
     with isolate.training(nn.Linear(1, 1).eval()):
         torch.rand(())
     assert not torch.equal(torch.get_rng_state(), before)
-
-
-def test_numpy_is_not_needed(monkeypatch):
-    monkeypatch.setattr(isolate, "sys", SimpleNamespace(modules={}))
-    before = random.getstate()
-    with isolate.random_state_kept():
-        random.random()
-    assert random.getstate() == before
 
 
 def test_an_evaluation_inside_an_evaluation_ends_alone():

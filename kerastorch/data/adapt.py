@@ -24,8 +24,10 @@ from kerastorch.data.kinds import (
     sample_count,
     unusable,
 )
+from kerastorch.data.limited import LimitedSource
+from kerastorch.data.loader import LoaderSource
 from kerastorch.data.order import SeededOrder, check_rows
-from kerastorch.data.source import DataSource, LimitedSource, LoaderSource, TensorSource
+from kerastorch.data.source import DataSource, TensorSource
 from kerastorch.errors import DataError
 from kerastorch.tree import describe, leaves
 
@@ -44,6 +46,8 @@ def adapt(
     drop_last: bool = False,
     seed: int | None = None,
     rows: Tensor | None = None,
+    in_fit: bool = False,
+    heal_workers: int = 0,
 ) -> DataSource:
     """Give any form of data the one face that the loop knows.
 
@@ -58,10 +62,14 @@ def adapt(
         steps: Batches per epoch; all of them by default.
         training: Whether it is trained on.
         drop_last: Whether a Dataset or tensors leave out a last batch that is short.
-        seed: Of the order of a Dataset or of tensors: each epoch has its own, the same in every run. By default it
-            comes from torch's own random numbers.
+        seed: Of the order, where the data have no generator of their own, and of the random numbers while a batch is
+            read: each epoch and each batch has its own, the same in every run and with any number of workers. By
+            default all comes from the random numbers of Python, NumPy and torch, as in a plain loop.
         rows: Numbers of the samples of a Dataset or of tensors to use, int64 `(M,)`; all by default. The data are not
             copied.
+        in_fit: Whether it is read by `fit`, epoch by epoch, and may have to go on in the middle of one; so is what is
+            trained on.
+        heal_workers: How often the workers of a DataLoader are begun anew where one of them died.
 
     Raises:
         DataError: The data are empty, of a form that cannot be used, or bring their own batches in spite of an argument
@@ -72,16 +80,16 @@ def adapt(
             raise DataError(f"{argument} for {name} is at least 1; got {value}.")
     if seed is not None and not isinstance(seed, Integral):
         raise DataError(f"seed for {name} is a whole number; got {seed!r}.")
+    reading = _Reading(name, float_dtype, seed, training or in_fit, heal_workers)
     if makes_own_batches(data):
         given = {
             "batch_size": batch_size,
             "shuffle": shuffle,
             "drop_last": drop_last or None,
-            "seed": seed,
             "rows": rows,
         }
         _refuse_arguments(data, name, given)
-        source: DataSource = LoaderSource([data] if is_graph(data) else data, float_dtype=float_dtype, name=name)
+        source: DataSource = reading.of([data] if is_graph(data) else data)
     else:
         order = training if shuffle is None else shuffle
         if shuffle and isinstance(data, IterableDataset):
@@ -89,9 +97,30 @@ def adapt(
                 f"shuffle=True was given, but {name} is the IterableDataset {type(data).__name__}, which has an order "
                 "of its own. Leave shuffle out."
             )
-        cutting = _Cutting(name, float_dtype, batch_size or DEFAULT_BATCH_SIZE, order, drop_last, seed, rows)
+        cutting = _Cutting(name, float_dtype, batch_size or DEFAULT_BATCH_SIZE, order, drop_last, seed, rows, reading)
         source = _cut(plain(data), cutting)
     return source if steps is None else LimitedSource(source, steps, continues=training)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a loader is read; the names are those of `adapt`."""
+
+    name: str
+    float_dtype: torch.dtype
+    seed: int | None
+    in_fit: bool
+    heal_workers: int
+
+    def of(self, loader: Any) -> LoaderSource:
+        return LoaderSource(
+            loader,
+            float_dtype=self.float_dtype,
+            name=self.name,
+            seed=self.seed,
+            in_fit=self.in_fit,
+            heal_workers=self.heal_workers,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,6 +134,7 @@ class _Cutting:
     drop_last: bool
     seed: int | None
     rows: Tensor | None
+    reading: _Reading
 
 
 def _cut(data: Any, how: _Cutting) -> DataSource:
@@ -140,7 +170,7 @@ def _cut_stream(data: IterableDataset[Any], how: _Cutting) -> DataSource:
         )
     generator = None if how.seed is None else torch.Generator()  # with a seed, torch's own random numbers stay as is
     loader = DataLoader(data, how.batch_size, drop_last=how.drop_last, generator=generator)
-    return LoaderSource(loader, float_dtype=how.float_dtype, name=how.name)
+    return how.reading.of(loader)
 
 
 def _cut_dataset(data: Any, how: _Cutting) -> DataSource:
@@ -153,7 +183,7 @@ def _cut_dataset(data: Any, how: _Cutting) -> DataSource:
     else:
         order = SeededOrder(count, how.seed, shuffle=how.shuffle)
         loader = DataLoader(data, how.batch_size, sampler=order, drop_last=how.drop_last, generator=order.generator)
-    return LoaderSource(loader, float_dtype=how.float_dtype, name=how.name)
+    return how.reading.of(loader)
 
 
 def _compact(rows: Tensor) -> Sequence[int]:

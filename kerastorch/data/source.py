@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kerastorch.data.batch import Batch, check_weight, unpack
-from kerastorch.data.kinds import is_one_shot
+from kerastorch.data.batch import Batch, check_weight
 from kerastorch.data.order import check_rows, seeded
 from kerastorch.errors import DataError
 from kerastorch.tree import leaves, map_leaves
@@ -35,9 +32,33 @@ class DataSource(ABC):
     loader: Iterable[Any] | None = None
     batch_size: int | None = None
 
+    @property
+    def replays(self) -> int:
+        """Batches that have to be read again, to go on behind them; known after `load_state_dict`."""
+        return 0
+
     @abstractmethod
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch; nothing is read before the first is asked for."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch from `start` on; nothing is read before the first is asked for."""
+
+    def state_dict(self, finished: int) -> dict[str, Any]:
+        """Return what `load_state_dict` needs, as plain numbers and tensors.
+
+        Args:
+            finished: Batches of the running epoch that are worked off; one more may have been handed out. 0 between two
+                epochs.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state with the next `batches(epoch, start)`, where `start` is what `finished` was.
+
+        The global random numbers are those of the time when it was saved, and are so again at the first batch.
+        """
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Say what decides on the batches: runs with another one cannot go on where this one was."""
+        return {}
 
     def close(self) -> None:
         """Let go of what is held from one epoch to the next, such as the workers of a loader."""
@@ -49,7 +70,7 @@ class NoData(DataSource):
     name = "no data"
     steps = 0
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield nothing."""
         return iter(())
 
@@ -90,30 +111,70 @@ class TensorSource(DataSource):
         self._seed = seed
         self._rows = rows
         self._labelled = labelled
+        self._drawn: Tensor | None = None
+        self._resumed: Tensor | None = None
+        self._is_open = False
         length = common_length(data, name)
         if len(data) == 3 and data[2] is not None:
             check_weight(data[2], length, name)
         self._length = length if rows is None else check_rows(rows, length, name)
+        self._drop_last = drop_last
         self.steps: int = self._length // batch_size if drop_last else -(-self._length // batch_size)
         if not self.steps:
-            raise DataError(_too_few(name, self._length, batch_size))
+            raise DataError(too_few(name, self._length, batch_size))
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield batches of `batch_size` samples, the last one with what is left."""
         order = self._order(epoch)
-        for index in range(self.steps):
-            start = index * self.batch_size
-            stop = min(start + self.batch_size, self._length)
-            chosen = None if order is None else order[start:stop]
-            x, y, weight = (*(_take(part, start, stop, chosen) for part in self._data), None, None)[:3]
-            yield Batch(index, x, x["labels"] if self._labelled else y, weight, stop - start)
+        self._is_open = True
+        try:
+            for index in range(start, self.steps):
+                yield self._cut(index, order)
+        finally:
+            self._is_open = False
+
+    def _cut(self, index: int, order: Tensor | None) -> Batch:
+        start = index * self.batch_size
+        stop = min(start + self.batch_size, self._length)
+        chosen = None if order is None else order[start:stop]
+        x, y, weight = (*(_take(part, start, stop, chosen) for part in self._data), None, None)[:3]
+        return Batch(index, x, x["labels"] if self._labelled else y, weight, stop - start)
 
     def _order(self, epoch: int) -> Tensor | None:
         if not self._shuffle:
             return self._rows
-        generator = None if self._seed is None else seeded(self._seed, epoch)
-        order = torch.randperm(self._length, generator=generator)
+        if self._seed is not None:
+            order = torch.randperm(self._length, generator=seeded(self._seed, epoch))
+        elif self._resumed is not None:
+            generator = torch.Generator()
+            generator.set_state(self._resumed)
+            self._drawn, self._resumed = self._resumed, None
+            order = torch.randperm(self._length, generator=generator)
+        else:
+            self._drawn = torch.default_generator.get_state()  # 1 us
+            order = torch.randperm(self._length)
         return order if self._rows is None else self._rows.index_select(0, order)
+
+    def state_dict(self, finished: int) -> dict[str, Any]:
+        """Return the random numbers that the order of this epoch was drawn from."""
+        return {"drawn": self._drawn if finished or self._is_open else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next epoch have that order."""
+        self._resumed = state["drawn"]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Say how many samples there are, and how they are cut."""
+        return {
+            "kind": "tensors",
+            "samples": self._length,
+            "batches": self.steps,
+            "batch size": self.batch_size,
+            "drop last": self._drop_last,
+            "sampler": "shuffled" if self._shuffle else "in order",
+            "workers": 0,
+            "seed": None if self._seed is None else int(self._seed),
+        }
 
 
 def _take(part: Any, start: int, stop: int, chosen: Tensor | None) -> Any:
@@ -149,99 +210,10 @@ def common_length(data: tuple[Any, ...], name: str) -> int:
     return int(lengths[0])
 
 
-class LoaderSource(DataSource):
-    """A DataLoader or any other iterable of batches, of known or unknown length."""
-
-    def __init__(self, loader: Iterable[Any], *, float_dtype: torch.dtype, name: str) -> None:
-        self.name = name
-        self.steps = _length(loader)
-        self.one_shot = is_one_shot(loader)
-        self.loader: Iterable[Any] = loader
-        self.batch_size = getattr(loader, "batch_size", None)
-        self._float_dtype = float_dtype
-        self._has_given = False
-        if self.steps == 0:
-            raise DataError(_why_empty(loader, name))
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield what the loader gives, however much that is."""
-        _set_epoch(self.loader, epoch)
-        index = -1
-        for index, item in enumerate(self.loader):
-            yield unpack(item, index, self._float_dtype)
-        self._has_given = self._has_given or index >= 0
-        if not self._has_given and getattr(self.loader, "drop_last", False):  # a stream of unknown length
-            raise DataError(_too_few(self.name, None, getattr(self.loader, "batch_size", None)))
-
-
-class LimitedSource(DataSource):
-    """Another source, `steps` batches an epoch.
-
-    With `continues`, as in training, an epoch goes on where the last one ended, and begins anew at the end of the data;
-    without, every epoch has the same first batches.
-    """
-
-    def __init__(self, source: DataSource, steps: int, *, continues: bool) -> None:
-        self.name = source.name
-        self.steps: int = steps
-        self.loader = source.loader
-        self.batch_size = source.batch_size
-        self._source = source
-        self._continued = self._endless() if continues else None
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield `steps` batches; fewer, with a warning, where the data can be read only once and end."""
-        batches = self._continued or self._source.batches(epoch)
-        count = 0
-        for count, batch in enumerate(itertools.islice(batches, self.steps), 1):
-            batch.index = count - 1
-            yield batch
-        if 0 < count < self.steps:
-            warnings.warn(f"{self.name} ran out of data after {count} of {self.steps} batches.", stacklevel=2)
-
-    def close(self) -> None:
-        """Stop in the middle of the other source."""
-        if self._continued is not None:
-            self._continued.close()
-
-    def _endless(self) -> Generator[Batch, None, None]:
-        for reading in itertools.count():
-            empty = True
-            for batch in self._source.batches(reading):
-                empty = False
-                yield batch
-            if empty:
-                return
-
-
-def _length(loader: Iterable[Any]) -> int | None:
-    try:
-        return len(loader)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):  # no __len__, or a DataLoader of an IterableDataset without one
-        return None
-
-
-def _why_empty(loader: Any, name: str) -> str:
-    dataset, size = getattr(loader, "dataset", None), getattr(loader, "batch_size", None)
-    samples = None if dataset is None else _length(dataset)
-    if samples and getattr(loader, "drop_last", False):
-        return _too_few(name, samples, size)
-    return f"{name} is empty: it has no batches" + ("." if samples is None else f", its dataset has {samples} samples.")
-
-
-def _too_few(name: str, samples: int | None, batch_size: int | None) -> str:
+def too_few(name: str, samples: int | None, batch_size: int | None) -> str:
+    """Say why there is no batch."""
     those = "samples" if samples is None else f"{samples} samples"
     return (
         f"{name} gives no batch: its {those} are fewer than batch_size={batch_size}, and drop_last=True drops them. "
         "Make batch_size smaller or say drop_last=False."
     )
-
-
-def _set_epoch(loader: Any, epoch: int) -> None:
-    # A DistributedSampler, or a stream of Hugging Face, shuffles anew only if it is told the epoch
-    batch_sampler, dataset = getattr(loader, "batch_sampler", None), getattr(loader, "dataset", None)
-    parts = [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None), dataset]
-    for part in {id(part): part for part in parts}.values():
-        set_epoch = getattr(part, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(epoch)

@@ -271,12 +271,6 @@ KNOWN_FORMS = "Pass a DataLoader, an iterable of batches, a Dataset, or a tuple 
         ),
         (
             DataLoader(Pairs()),
-            {"seed": 0},
-            "seed was given, but dl_train is a DataLoader, which makes its own batches. "
-            "Leave seed out, or pass a Dataset or tensors.",
-        ),
-        (
-            DataLoader(Pairs()),
             {"rows": ROWS},
             "rows was given, but dl_train is a DataLoader, which makes its own batches. "
             "Leave rows out, or pass a Dataset or tensors.",

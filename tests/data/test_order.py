@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
+from kerastorch.data.loader import LoaderSource
 from kerastorch.data.order import SeededOrder, check_rows, seeded
-from kerastorch.data.source import LoaderSource
 from kerastorch.errors import DataError
 
 

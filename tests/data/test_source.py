@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from kerastorch.data import NoData, adapt
-from kerastorch.data.source import LimitedSource, LoaderSource, TensorSource
+from kerastorch.data.limited import LimitedSource
+from kerastorch.data.loader import LoaderSource
+from kerastorch.data.source import TensorSource
 from kerastorch.errors import DataError
 
 varied = settings(max_examples=40)

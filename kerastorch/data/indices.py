@@ -1,0 +1,226 @@
+"""Which samples a DataLoader has handed out, and how to get there again without reading them."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from kerastorch import randomness
+from kerastorch.data.order import SeededOrder
+from kerastorch.data.seeded import FETCH, ORDER
+from kerastorch.errors import DataError
+
+_CHECKED = 64  # samples that show whether an order is the same
+_WATCHED = 4  # batches in which a sampler shows that it draws as it goes
+_END = object()
+
+
+class Indices:
+    """The batch sampler of a DataLoader, or its sampler where that is asked for batches; it knows where it is.
+
+    It hands out what the sampler gives, when the sampler gives it, so a loop is the same with it and without. To go on
+    in the middle of an epoch, the order is drawn again from the random numbers that were there when it was drawn, and
+    what was handed out before is skipped.
+
+    Samplers of torch draw from the global random numbers once, at the first batch: those are noted. One of the user's
+    own may draw before each batch, between two steps of training. To draw all at once would change what these steps
+    draw, and the loop would not be the plain one any more; so the numbers before each draw of such a sampler are noted,
+    some 10 kB a batch. It is seen in the first batches. One that shows it later only is found when its order is drawn
+    again, and refused, since samples would come twice and others never.
+
+    With a seed, every draw has numbers that follow from it, and nothing need be noted.
+
+    Args:
+        loader: Whose sampler it is.
+        name: What the user calls it, for messages.
+        seed: Of the orders, unless the sampler has generators of its own; None for global random numbers.
+        numbered: Hand out `(epoch, number, indices)`.
+        ahead: How many batches may be asked for before the first of them is used.
+    """
+
+    def __init__(
+        self, loader: DataLoader[Any], *, name: str, seed: int | None, numbered: bool = False, ahead: int = 0
+    ) -> None:
+        self._inner: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        self._name = name
+        self._seed = seed
+        self._numbered = numbered
+        self._ahead = ahead
+        self._foreign = not _is_known(self._inner)
+        self.own = {
+            path: generator
+            for path, generator in randomness.generators(loader).items()
+            if not path.startswith("dataset.") and not randomness.is_global(generator)
+        }
+        self.epoch = 0
+        self.asked = False  # whether the loader asked for samples at all; a subclass may have its own way
+        self._recent: deque[tuple[int, Any, int]] = deque(maxlen=ahead + 3)
+        self._state: dict[str, Any] = {"before": {}, "generators": {}, "begin": None}
+        self._position: tuple[dict[str, Any], int] | None = None
+        self._hides_seed = False
+        self._untouched: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_inner" not in vars(self):
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def state_dict(self, finished: int) -> dict[str, Any]:
+        """Return how to get behind so many batches of this epoch."""
+        checks = {number: check for number, _, check in self._recent}
+        before = {number: state for number, state in self._state["before"].items() if number <= self._last()}
+        return {**self._state, "before": before, "check": checks.get(finished - 1)}
+
+    def load_state_dict(self, state: Mapping[str, Any], finished: int) -> None:
+        """Begin the next epoch behind so many batches."""
+        self._position = (dict(state), finished)
+
+    def hide_seed(self) -> None:
+        """Leave no trace of the seed of workers that, but for an interruption, were there already."""
+        self._hides_seed = True
+
+    def samples(self, number: int) -> Any:
+        """Return which samples a batch is made of that was asked for lately; else None."""
+        return next((indices for there, indices, _ in self._recent if there == number), None)
+
+    def _last(self) -> int:
+        return self._recent[-1][0] if self._recent else -1
+
+    def begin(self, epoch: int) -> None:
+        """Begin an epoch: the loader asks for an iterator next, with workers it does so twice."""
+        self.epoch, self.asked, self._untouched = epoch, False, None
+        self._recent.clear()
+
+    def __iter__(self) -> Iterator[Any]:
+        self.asked = True
+        now = self._snapshot()
+        self._untouched = self._untouched or now  # before the seed of workers was drawn
+        if self._position is not None:
+            return self._again(*self._position)
+        if self._hides_seed:
+            return self._fresh(None)
+        with self._drawn_by_seed(-1):
+            iterator = iter(self._inner)
+        self._state = {"before": {}, "generators": {}, "begin": None if _is_lazy(iterator) else now}
+        return self._fresh(iterator)
+
+    def _snapshot(self) -> dict[str, Any]:
+        generators = {path: randomness.state_of(generator) for path, generator in self.own.items()}
+        return {"random": randomness.capture(), "generators": generators}
+
+    def _put_back(self, snapshot: Mapping[str, Any]) -> None:
+        randomness.restore(snapshot["random"])
+        self._set(snapshot["generators"])
+
+    def _set(self, generators: Mapping[str, Any]) -> None:
+        for path, state in generators.items():
+            if path in self.own:
+                randomness.set_state(self.own[path], state)
+
+    def _drawn_by_seed(self, number: int) -> AbstractContextManager[None]:
+        if self._seed is None or (number > 0 and not self._foreign):
+            return nullcontext()
+        return randomness.derived(self._seed, self.epoch, ORDER, number + 1)
+
+    def _fresh(self, iterator: Iterator[Any] | None) -> Iterator[Any]:
+        if iterator is None:
+            now = self._without_seed()
+            with self._drawn_by_seed(-1):
+                iterator = iter(self._inner)
+            self._state = {"before": {}, "generators": {}, "begin": now}
+        self._state["generators"] = {path: randomness.state_of(one) for path, one in self.own.items()}
+        yield from self._hand_out(iterator, {}, 0, None)
+
+    def _without_seed(self) -> Mapping[str, Any]:
+        """Leave no trace of the seed of workers; return the random numbers."""
+        untouched = self._untouched or self._snapshot()
+        self._position, self._hides_seed = None, False
+        self._set(untouched["generators"])
+        if self._seed is None:  # else a seed was drawn aside
+            randomness.restore(untouched["random"])
+        return untouched
+
+    def _again(self, state: Mapping[str, Any], finished: int) -> Iterator[Any]:
+        """Draw an order again. The random numbers of now are for what comes after."""
+        self._without_seed()
+        self._state = {name: state[name] for name in ("before", "generators", "begin")}
+        before = dict(state["before"])
+        with randomness.kept():
+            if state["begin"] is not None:
+                self._put_back(state["begin"])
+            with self._drawn_by_seed(-1):
+                iterator = iter(self._inner)
+        self._set(state["generators"])
+        yield from self._hand_out(iterator, before, finished, state["check"])
+
+    def _hand_out(
+        self, iterator: Iterator[Any], before: Mapping[int, Any], finished: int, expected: int | None
+    ) -> Iterator[Any]:
+        check = seen = 0
+        drawn = max([finished, *(number + 1 for number in before)])  # what was asked for ahead was drawn then, too
+        for number in itertools.count():
+            indices = self._draw_again(iterator, number, before) if number < drawn else self._draw(iterator, number)
+            if indices is _END and number >= finished:
+                return
+            if indices is not _END and (self._foreign or seen < _CHECKED):
+                check = zlib.crc32(repr(indices).encode(), check)
+                seen += len(indices) if isinstance(indices, list) else 1
+            if indices is _END or (number == finished - 1 and expected not in (None, check)):
+                raise DataError(self._why_not(finished))
+            self._recent.append((number, indices, check))
+            if number == finished and self._seed is not None and not self._ahead:
+                randomness.reseed(
+                    self._seed, self.epoch, FETCH, number
+                )  # a class with an __iter__ of its own begins late
+            if number >= finished:
+                yield (self.epoch, number, indices) if self._numbered else indices
+
+    def _draw(self, iterator: Iterator[Any], number: int) -> Any:
+        before = self._state["before"]
+        if self._seed is not None:
+            with self._drawn_by_seed(number):
+                return next(iterator, _END)
+        if number and not (self._foreign and (number < _WATCHED or len(before) > 1)):
+            return next(iterator, _END)
+        now = randomness.capture()
+        indices = next(iterator, _END)
+        if number == 0 or not randomness.same(now, randomness.capture()):
+            before[number] = now
+        return indices
+
+    def _draw_again(self, iterator: Iterator[Any], number: int, before: Mapping[int, Any]) -> Any:
+        if number not in before:
+            with self._drawn_by_seed(number):
+                return next(iterator, _END)
+        with randomness.kept():
+            randomness.restore(before[number])
+            return next(iterator, _END)
+
+    def _why_not(self, finished: int) -> str:
+        kind = type(getattr(self._inner, "sampler", self._inner)).__name__
+        return (
+            f"{self._name} cannot go on behind batch {finished}: the order of its samples, drawn again by {kind}, is "
+            "another one than before. Either the data or the sampler changed, or the sampler draws from random numbers "
+            "that are not known here. Give it a generator as an attribute, or say seed= in fit from the beginning on. "
+            "This time, go on from the end of an epoch."
+        )
+
+
+def _is_lazy(iterator: Any) -> bool:
+    return type(iterator).__name__ == "generator"  # nothing of it has run yet
+
+
+def _is_known(sampler: Any) -> bool:
+    """Whether all it draws from the global random numbers comes before its first batch."""
+    if not isinstance(sampler, (SeededOrder, list, tuple, range)) and not type(sampler).__module__.startswith("torch."):
+        return False
+    return not hasattr(sampler, "sampler") or _is_known(sampler.sampler)
