@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kerastorch import isolate, step
+from kerastorch import guard, isolate, step
 from kerastorch.callbacks import DeviceTransfer
 from kerastorch.data.batch import unpack
 from kerastorch.display import Verbose, display
 from kerastorch.errors import BusyError, MismatchError, NotCompiledError
 from kerastorch.feed import Feed, float_dtype
 from kerastorch.hooks import Callback, Hooks, Logs, Stage
-from kerastorch.keeper import OptimizerKeeper
+from kerastorch.keeper import OptimizerKeeper, held_by
 from kerastorch.losses import ComputedLoss, Objective
 from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Recipe
@@ -182,6 +182,7 @@ class Session:
             own += [] if any(isinstance(callback, Profiler) for callback in own) else [Profiler()]
         run = Run(self.state, self._strategy, self.loss, val_metrics=self._sums("val"), **parts)
         run.train_data, run.val_sets, run.verbose = feed.train, feed.val_sets, bool(verbose)
+        run.keeper = self._keeper
         if feed.by_class is not None:
             run.train_loss = self._weighted(feed.by_class)
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
@@ -200,7 +201,7 @@ class Session:
         self.compiled(what)
         trains = what == "train_on_batch"
         mode = isolate.training if trains else isolate.evaluation
-        with self.begin((), 0, trains=what if trains else "") as (run, hooks), mode(run.state.module):
+        with self.begin((), 0, trains=what if trains else "", nan="raise") as (run, hooks), mode(run.state.module):
             hooks.emit("on_train_begin" if trains else "on_test_begin", {})
             holds_labels = isinstance(x, Mapping) and y is None and weight is None
             item = x if holds_labels else (x, y, weight)
@@ -208,6 +209,7 @@ class Session:
             metrics = run.state.metrics if trains else run.val_metrics
             metrics.reset()
             (run.train_step if trains else run.evaluate_step)(batch)
+            guard.settle(run)
             return metrics.result()
 
     @contextmanager
@@ -215,10 +217,8 @@ class Session:
         before, fit = self.running, self._fit
         self.running, self._fit, run.is_live = (run, hooks), run if trains else fit, True
         if trains:
-            run.state.extras = hooks.stateful()
-            if run.has_own_step:
-                named = vars(self._model).items()
-                run.state.optimizers = {name: value for name, value in named if isinstance(value, Optimizer)}
+            run.state.extras, run.state.keeps_gradients = hooks.stateful(), run.has_own_step
+            run.state.optimizers, run.state.parts = held_by(self._model, run.loss)
         try:
             yield
         finally:
@@ -227,7 +227,7 @@ class Session:
                 source.close()
             if trains:
                 run.state.metrics.reset()  # metrics may keep every row of an epoch
-                run.state.extras = {}
+                run.state.extras, run.state.optimizers, run.state.parts = {}, {}, {}
             hooks.give_back()  # a callback may have evaluated in the middle of fit, with a callback of that fit
 
     def own_step(self, name: str) -> Callable[..., Any] | None:

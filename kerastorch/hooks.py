@@ -17,6 +17,7 @@ Listener = Callable[..., Any]
 HookName = Literal[
     "on_train_begin",
     "on_train_end",
+    "on_interrupt",
     "on_epoch_begin",
     "on_epoch_end",
     "on_train_batch_begin",
@@ -35,10 +36,10 @@ HookName = Literal[
 ]
 HOOKS: tuple[HookName, ...] = get_args(HookName)
 
-Stage = Literal["transfer", "ordinary", "weights", "monitor", "logger", "checkpoint", "display"]
+Stage = Literal["transfer", "ordinary", "weights", "monitor", "logger", "checkpoint", "backup", "display"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 # When training has ended, ordinary callbacks find the weights that are kept: averaged, or the best
-STAGES_AT_END: tuple[Stage, ...] = ("transfer", "weights", "monitor", "ordinary", "logger", "checkpoint", "display")
+STAGES_AT_END: tuple[Stage, ...] = ("transfer", "weights", "monitor", "ordinary", *STAGES[STAGES.index("logger") :])
 _NAMES_ELSEWHERE: dict[str, HookName] = {  # of older Keras, Lightning, Poutyne and fastai
     "on_batch_begin": "on_train_batch_begin",
     "on_batch_end": "on_train_batch_end",
@@ -82,8 +83,8 @@ class Callback:
 
     Callbacks are called by stages, whatever their order in the list: `"transfer"` to the device, `"ordinary"` ones,
     those that put other `"weights"` into the net, those that `"monitor"` what is in the logs by now, `"logger"`,
-    `"checkpoint"`, `"display"`; within a stage in their order in the list. In `on_train_end` and `on_exception`
-    ordinary ones come after those of weights and monitors, and so find the net as it is kept.
+    `"checkpoint"`, `"backup"`, `"display"`; within a stage in their order in the list. In `on_train_end` and
+    `on_exception` ordinary ones come after those of weights and monitors, and so find the net as it is kept.
 
     Attributes:
         stage: When among others it is called; set it in the class.
@@ -103,8 +104,11 @@ class Callback:
     def on_train_end(self, logs: Logs) -> None:
         """After the last epoch, whatever ended training, but not after an exception."""
 
+    def on_interrupt(self) -> None:
+        """Training ends inside an epoch, the weights are those of its last step; `on_train_end` follows."""
+
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
-        """Before an epoch."""
+        """Before an epoch; also where a run goes on in the middle of one."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """After an epoch and its validation."""

@@ -1,9 +1,9 @@
-"""The optimizer of a model: built when first needed, and seen to train the net that is there."""
+"""The optimizer of a model: built when first needed, and seen to train the net that is there; what else a model has."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from kerastorch import checks
 from kerastorch.errors import MismatchError
-from kerastorch.state import TrainState
+from kerastorch.losses import Objective
+from kerastorch.state import Stateful, TrainState
 
 
 class OptimizerKeeper:
@@ -79,6 +80,36 @@ class OptimizerKeeper:
                 checks.unfrozen_are_held(state.optimizer, state.module, self._frozen)
             except MismatchError as error:
                 warnings.warn(str(error), stacklevel=2)
+
+
+def held_by(model: nn.Module, loss: Objective | None) -> tuple[dict[str, Optimizer], dict[str, Stateful]]:
+    """Return by name what a model has beside its net, its optimizer and its callbacks: in attributes, lists and dicts.
+
+    Returns:
+        Optimizers; and all else that has a state, such as schedulers and scalers, with the losses that have weights or
+        statistics.
+    """
+    found = dict(_named(vars(model)))
+    optimizers = {name: value for name, value in found.items() if isinstance(value, Optimizer)}
+    parts = {name: value for name, value in found.items() if not isinstance(value, (Optimizer, nn.Module))}
+    losses = {f"loss {place + 1}": module for place, module in enumerate(loss_modules(loss)) if module.state_dict()}
+    return optimizers, parts | losses
+
+
+def loss_modules(loss: Objective | None) -> list[nn.Module]:
+    """Return losses that may have weights or statistics of their own."""
+    functions = [getattr(part, "function", None) for part in getattr(loss, "losses", {"": loss}).values()]
+    return [function for function in functions if isinstance(function, nn.Module)]
+
+
+def _named(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what has a state, by the path to it."""
+    if not isinstance(tree, (dict, list, tuple)):
+        if hasattr(tree, "state_dict") and hasattr(tree, "load_state_dict") and not isinstance(tree, type):
+            yield name, tree
+        return
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield from _named(value, f"{name}[{key!r}]" if name else str(key))
 
 
 def _built(factory: Callable[..., Any], module: nn.Module) -> Optimizer:

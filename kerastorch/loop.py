@@ -1,7 +1,7 @@
 """The text of training.
 
     fit
-    ├─ on_train_begin
+    ├─ on_train_begin                     a run that was killed goes on here
     ├─ epoch
     │  ├─ on_epoch_begin
     │  ├─ batch
@@ -14,6 +14,7 @@
     │  │  ├─ batch: on_test_batch_begin, forward, loss, sums, on_test_batch_end
     │  │  └─ on_test_end
     │  └─ on_epoch_end
+    ├─ on_interrupt                       where training ends inside an epoch
     └─ on_train_end                       or on_exception
 
 It knows no device, process, file or screen; callbacks and the strategy do.
@@ -25,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kerastorch import checks, isolate
+from kerastorch import checks, guard, isolate, resume
 from kerastorch.data import Batch, DataSource
 from kerastorch.errors import add_note
 from kerastorch.history import History
@@ -39,9 +40,11 @@ def fit(run: Run, hooks: Hooks) -> History:
     state = run.state
     with explained(run, hooks), isolate.training(state.module):
         run.early = []
+        resume.begin(run)
         hooks.emit("on_train_begin", {})
         run.log_early()
-        for epoch in range(state.epoch, run.epochs):
+        resume.finish(run, hooks)
+        for epoch in run.epochs_left():
             train_epoch(run, hooks, epoch)
             if run.interrupted:
                 break
@@ -58,6 +61,8 @@ def fit(run: Run, hooks: Hooks) -> History:
             hooks.emit("on_epoch_end", epoch, logs)
             if run.stop_reason:
                 break
+        if run.interrupted:
+            hooks.emit("on_interrupt")
         hooks.emit("on_train_end", state.history.rows[-1] if state.history.rows else {})
     return state.history
 
@@ -69,7 +74,8 @@ def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
     if state.batch == 0:
         state.begin_epoch()
         hooks.emit("on_epoch_begin", epoch, {})
-    for batch in prepared(run, hooks, data.batches(epoch)):
+    batches = iter(()) if run.stop_reason else data.batches(epoch, start=state.batch)
+    for batch in prepared(run, hooks, batches):
         hooks.emit("on_train_batch_begin", batch.index, {})
         run.train_step(batch)
         state.batch = batch.index + 1
@@ -77,6 +83,7 @@ def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
         if run.stop_reason:
             run.current = None  # what fails from here on is no batch's affair
             break
+    guard.settle(run)
     if state.batch == 0 and not run.interrupted:
         run.run_dry(data)
 
@@ -158,10 +165,10 @@ def prepared(run: Run, hooks: Hooks, batches: Iterator[Batch]) -> Iterator[Batch
 
 
 def uninterrupted(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Yield batches; Ctrl-C reaches the workers of a loader as well, and their death then is no error."""
+    """Yield batches; a signal may reach the workers of a loader as well, and their death then is no error."""
     try:
         yield from batches
-    except RuntimeError:
+    except (RuntimeError, OSError, EOFError):
         if not run.interrupted:
             raise
 

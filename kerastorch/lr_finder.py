@@ -20,6 +20,7 @@ from kerastorch.callbacks.rates import optimizer_of, rates_of, set_rates
 from kerastorch.data.kinds import is_one_shot
 from kerastorch.errors import DataError, MismatchError
 from kerastorch.hooks import Callback, Hooks, Logs
+from kerastorch.keeper import loss_modules
 from kerastorch.lr_curve import FEWEST, LRFinderResult, smoothed_at
 from kerastorch.metrics import MetricSet
 from kerastorch.rollback import rolled_back, with_own_workers
@@ -94,7 +95,7 @@ def find_lr(
     with _unbuilt_again(session), session.begin(called, 0, data, trains="find_lr") as (run, hooks):
         _refuse_unknown_shapes(model)
         optimizer = session.optimizer
-        modules = [model, *_loss_modules(session)]
+        modules = [model, *loss_modules(session.compiled("find_lr").loss)]
         with rolled_back(modules, _optimizers(optimizer, modules), dl_train):
             # Its own counters, sums and history; the metrics are not measured
             metrics = MetricSet({}, None if run.loss is None else run.loss.factors)
@@ -225,13 +226,6 @@ def _optimizers(first: Optimizer, modules: list[nn.Module]) -> list[Optimizer]:
     owners = [first, *(part for module in modules for part in module.modules())]
     held = (value for owner in owners for value in leaves(vars(owner)) if isinstance(value, Optimizer))
     return list({id(optimizer): optimizer for optimizer in [first, *held]}.values())
-
-
-def _loss_modules(session: Session) -> list[nn.Module]:
-    """Return losses that may have weights or statistics of their own."""
-    loss = session.compiled("find_lr").loss
-    functions = [getattr(part, "function", None) for part in getattr(loss, "losses", {"": loss}).values()]
-    return [function for function in functions if isinstance(function, nn.Module)]
 
 
 def _refuse_unknown_shapes(module: nn.Module) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from kerastorch import assembly, checks, feed, loop, resolve, step
+from kerastorch import assembly, checks, feed, guard, loop, resolve, step
+from kerastorch import resume as going_on
 from kerastorch.data import Batch
 from kerastorch.display import Verbose
+from kerastorch.health import NanPolicy
 from kerastorch.history import History
 from kerastorch.hooks import Callback
 from kerastorch.lr_finder import find_lr
-from kerastorch.signals import graceful_interrupt
+from kerastorch.signals import child_deaths_deferred, obey, preemptible
 from kerastorch.tree import map_leaves
 from kerastorch.wrapper import Wrapper
 
@@ -101,6 +104,9 @@ class Model(Wrapper):
         stratify: Any = False,
         class_weight: Any = None,
         profile: bool = False,
+        resume: str | Path | None = None,
+        heal_workers: int = 2,
+        nan: NanPolicy = "raise",
     ) -> History:
         """Train. A second call trains on, from the weights and the state of the optimizer that are there.
 
@@ -131,6 +137,12 @@ class Model(Wrapper):
             class_weight: Weight of each class in the training loss: a dict, a tensor `(C,)`, or `"balanced"` for the
                 inverse of their frequencies. Metrics and validation are not weighted.
             profile: Print at the end where the time went; `kt.callbacks.Profiler` can do more.
+            resume: A file of `ModelCheckpoint` to go on from, also in the middle of an epoch; see `BackupAndRestore`.
+            heal_workers: How often a loader whose worker died is begun anew at the same batch.
+            nan: What to do where a loss is NaN or infinite. `"raise"`: an error that says where it begins; on the CPU
+                the batch makes no step. On an accelerator it comes a step or two later, since nothing waits for the
+                loss. `"skip"`: the batch makes no step and counts nowhere; each step waits for an accelerator then.
+                `"warn"`: train on. `kt.callbacks.TerminateOnNaN` takes the place of `"raise"`.
 
         Returns:
             Loss, metrics, `lr`, `seconds` and `samples_per_second` of each epoch.
@@ -139,21 +151,27 @@ class Model(Wrapper):
             NotCompiledError: `compile` was not called.
             DataError: The data are empty, or of an unknown form.
             MismatchError: Output, targets and loss do not fit together.
+            NonFiniteError: A loss is NaN or infinite.
         """
+        guard.check(nan)
         self._session.compiled("fit")
         checks.epochs(epochs, initial_epoch)
         checks.positive(validation_freq=validation_freq, log_step_freq=log_step_freq)
         sizes = (steps_per_epoch, validation_steps, validation_split)
-        options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes, stratify, class_weight)
+        options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes, stratify, class_weight, heal_workers)
         data = feed.for_training(self.module, dl_train, dl_val, options, epochs=epochs - initial_epoch)
-        parts = {"epochs": epochs, "validation_freq": validation_freq, "log_step_freq": log_step_freq}
+        parts = {"epochs": epochs, "validation_freq": validation_freq, "log_step_freq": log_step_freq, "nan": nan}
         with self._session.begin(callbacks, verbose, data, trains="fit", profile=profile, **parts) as (run, hooks):
             run.state.begin_fit(initial_epoch)
             self.history = run.state.history
-            with graceful_interrupt(lambda: run.interrupt("Ctrl-C")):
-                loop.fit(run, hooks)
+            if resume is not None and run.resumed is None:
+                run.resumed = going_on.read(resume)
+            if not going_on.is_complete(run):
+                with preemptible(run.preempt, saves=bool(run.peers["backup"])), child_deaths_deferred():
+                    loop.fit(run, hooks)
             if run.interrupted or (run.stop_reason and verbose):
                 print(run.farewell(), file=sys.stdout if verbose else sys.stderr, flush=True)
+        obey(run.signal, is_saved=bool(run.peers["backup"]))
         return self.history
 
     def evaluate(

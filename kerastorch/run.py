@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
+from torch.optim import Optimizer
 
 from kerastorch.data import Batch, DataSource, NoData
 from kerastorch.errors import DataError
+from kerastorch.health import LateLosses, NanPolicy, Statistics
 from kerastorch.losses import Objective
 from kerastorch.metrics import MetricSet
 from kerastorch.state import TrainState
@@ -20,6 +23,35 @@ from kerastorch.strategy import Single, Strategy
 
 def _unset(batch: Batch) -> Any:
     raise RuntimeError("this run has no such step")
+
+
+class Keeper(Protocol):
+    """What knows the optimizer of a model."""
+
+    def optimizer(self, state: TrainState) -> Optimizer:
+        """Return the optimizer; it is built here if it is not there."""
+
+    def take_in_unfrozen(self, state: TrainState) -> None:
+        """Let it train what is no longer frozen."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on that was killed or stopped.
+
+    Attributes:
+        epoch: Epochs finished.
+        batch: Batches finished in the epoch after these.
+        step: Optimizer steps since `compile`.
+        source: The file.
+        content: What is in it; empty once all is put back.
+    """
+
+    epoch: int
+    batch: int
+    step: int
+    source: str
+    content: Mapping[str, Any]
 
 
 @dataclass
@@ -52,7 +84,18 @@ class Run:
         writers: What loggers write with, each called with the optimizer's step and the values.
         is_live: Whether the call is going on.
         early: What was logged while training begins; None at any other time.
+        signal: The number of the signal that ended it.
+        lost: The net holds numbers that are not finite; it must not be saved.
+        last_good: The last file from which the run could go on.
+        resumed: Where it goes on, if it does; known in `on_train_begin`.
+        keeper: What knows the optimizer.
         peers: Callbacks of this run that must know of each other, by what they have in common.
+        nan: What to do where a loss is not finite; `"off"` where that is somebody else's affair.
+        lost: The net holds NaN, or the step that gives it some was made: nothing may be saved any more.
+        last_good: Where the last state was saved that is not lost.
+        left_out: Epoch and batch, from 0, of each batch that made no step by `nan="skip"`.
+        statistics: Those of the net before the present batch.
+        late: Losses that an accelerator has not handed over yet.
     """
 
     state: TrainState
@@ -83,7 +126,16 @@ class Run:
     writers: list[Callable[[int, Mapping[str, Any]], None]] = field(default_factory=list)
     is_live: bool = False
     early: list[dict[str, Any]] | None = None
+    signal: int | None = None
+    lost: bool = False
+    last_good: str | None = None
+    resumed: Resumed | None = None
+    keeper: Keeper | None = None
     peers: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    nan: NanPolicy | Literal["off"] = "off"
+    left_out: list[tuple[int, int]] = field(default_factory=list)
+    statistics: Statistics = field(default_factory=Statistics)
+    late: LateLosses = field(default_factory=LateLosses)
 
     def stop(self, reason: str) -> None:
         """End training after this batch; validation and the end of the epoch still come."""
@@ -93,6 +145,11 @@ class Run:
         """End training after this batch, whatever it is a part of."""
         self.stop(reason)
         self.interrupted = True
+
+    def preempt(self, number: int) -> None:
+        """End training after this batch: a signal asks for it."""
+        self.signal = number
+        self.interrupt("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
 
     def say(self, text: str) -> None:
         """Print a line, unless nothing is to be shown."""
@@ -144,6 +201,11 @@ class Run:
         own = {*trained} - trained.metrics.keys()  # the loss, and what a step of the user's own has measured
         return [name for name in names if name in own | validated.noted]
 
+    def epochs_left(self) -> range:
+        """Return the epochs to train; none where the run goes on from a stop."""
+        is_over = self.stop_reason is not None and not self.state.batch
+        return range(self.state.epoch, self.state.epoch if is_over else self.epochs)
+
     def explanation(self, batch: Batch) -> str:
         """Say in one line where an error came up, for the end of its traceback."""
         place = f"epoch {self.state.epoch + 1}, " if self.trains else ""
@@ -154,7 +216,9 @@ class Run:
         state = self.state
         where = f"in epoch {state.epoch + 1} after batch {state.batch}" if state.batch else f"after epoch {state.epoch}"
         epochs = f"{len(state.history)} finished epoch{'' if len(state.history) == 1 else 's'}"
-        return f"Stopped by {self.stop_reason} {where}. The history keeps {epochs}."
+        saved = self.interrupted and self.peers["backup"] and self.last_good and not self.lost
+        backup = f" It is saved to {self.last_good}; run the same script again to go on." if saved else ""
+        return f"Stopped by {self.stop_reason} {where}. The history keeps {epochs}.{backup}"
 
     def run_dry(self, data: DataSource) -> None:
         """An epoch had no batch. What was learned is kept: training ends, or goes on without validation.

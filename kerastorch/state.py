@@ -20,6 +20,9 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return plain containers, numbers and tensors."""
 
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Go on from there."""
+
 
 @dataclass
 class TrainState:
@@ -33,8 +36,11 @@ class TrainState:
         epoch: Epochs finished; also the number of the running one, from 0.
         batch: Batches finished in the running epoch.
         step: Optimizer steps since `compile`.
+        began: The step at which this `fit` began.
         optimizers: Those that a step of the user's own holds, by the names of the model's attributes.
+        parts: What else has a state, by name: schedulers and the like that the model holds, losses with weights.
         extras: What else belongs to this training, by name: the callbacks of the present `fit`.
+        keeps_gradients: Gradients outlive a batch, since a step of the user's own may gather them.
     """
 
     module: nn.Module
@@ -44,8 +50,11 @@ class TrainState:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    began: int = 0
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
+    parts: Mapping[str, Stateful] = field(default_factory=dict)
     extras: Mapping[str, Stateful] = field(default_factory=dict)
+    keeps_gradients: bool = False
     _started: float = 0.0
     _speed: float = 0.0
 
@@ -57,6 +66,7 @@ class TrainState:
         self.history = History()
         self.epoch = epoch
         self.batch = 0
+        self.began = self.step
 
     def begin_epoch(self) -> None:
         """Forget the sums of the last epoch, start the clock."""
@@ -80,11 +90,44 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain containers and tensors: the net under `"model"`, with its own names."""
+        in_epoch = self.batch > 0
         return {
             "model": self.module.state_dict(),
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "progress": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "gradients": self._gradients() if self.keeps_gradients else {},
+            "progress": {
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "step": self.step,
+                "began": self.began,
+                "seconds": perf_counter() - self._started if in_epoch else 0.0,
+            },
+            "metrics": self.metrics.state_dict() if in_epoch else {},
             "callbacks": {name: extra.state_dict() for name, extra in self.extras.items()},
             "history": {"epoch": list(self.history.epoch), "rows": [dict(row) for row in self.history.rows]},
         }
+
+    def load_progress(self, content: Mapping[str, Any]) -> None:
+        """Take counters and history from a `state_dict`."""
+        progress, history = content["progress"], content["history"]
+        self.epoch, self.batch, self.step = progress["epoch"], progress["batch"], progress["step"]
+        self.history.epoch[:] = history["epoch"]
+        self.history.rows[:] = [dict(row) for row in history["rows"]]
+
+    def load_sums(self, content: Mapping[str, Any]) -> None:
+        """Take the sums of the running epoch, and its clock, from a `state_dict` of its middle."""
+        device = next((parameter.device for parameter in self.module.parameters()), None)
+        self.metrics.load_state_dict(content["metrics"], device)
+        self._started = perf_counter() - content["progress"]["seconds"]
+
+    def load_gradients(self, gradients: Mapping[str, Any]) -> None:
+        """Take gradients from a `state_dict`, by the names of their parameters."""
+        parameters = dict(self.module.named_parameters())
+        for name, gradient in gradients.items():
+            parameters[name].grad = gradient.to(parameters[name].device, copy=True)
+
+    def _gradients(self) -> dict[str, Any]:
+        named = self.module.named_parameters()
+        return {name: parameter.grad for name, parameter in named if parameter.grad is not None}

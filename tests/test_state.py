@@ -110,12 +110,17 @@ def test_a_checkpoint_holds_everything_that_training_changes():
     state.optimizer.step()
     state.history.append(0, {"loss": 1.0})
     found = state.state_dict()
-    assert list(found) == ["model", "optimizer", "optimizers", "progress", "callbacks", "history"]
+    assert set(found) == {
+        *("model", "optimizer", "optimizers", "parts", "gradients"),
+        *("progress", "metrics", "callbacks", "history"),
+    }
     assert list(found["model"]) == ["weight", "bias"]
     assert torch.equal(found["model"]["weight"], state.module.weight)
     assert found["optimizer"]["param_groups"][0]["lr"] == 0.25
     assert set(found["optimizer"]["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}
-    assert found["progress"] == {"epoch": 2, "batch": 3, "step": 11}
+    assert found["gradients"] == {}, "the next batch begins with none"
+    assert found["progress"].pop("seconds") > 0
+    assert found["progress"] == {"epoch": 2, "batch": 3, "step": 11, "began": 0}
     assert found["history"] == {"epoch": [0], "rows": [{"loss": 1.0}]}
 
 
@@ -134,5 +139,5 @@ def test_a_checkpoint_can_be_loaded_without_executing_code(tmp_path):
     state.finish_epoch({"loss": 1.0})
     torch.save(state.state_dict(), tmp_path / "state.pt")
     found = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert found["progress"] == {"epoch": 1, "batch": 0, "step": 0}
+    assert found["progress"] == {"epoch": 1, "batch": 0, "step": 0, "began": 0, "seconds": 0.0}
     assert found["history"]["rows"] == [{"loss": 1.0}]

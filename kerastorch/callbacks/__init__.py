@@ -8,6 +8,7 @@ from kerastorch.callbacks.functions import LambdaCallback
 from kerastorch.hooks import Callback
 
 if TYPE_CHECKING:
+    from kerastorch.callbacks.backup import BackupAndRestore
     from kerastorch.callbacks.batch_transform import BatchTransform
     from kerastorch.callbacks.checkpoint import ModelCheckpoint
     from kerastorch.callbacks.csv_logger import CSVLogger
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from kerastorch.display.live import LivePlot
 
 __all__ = [
+    "BackupAndRestore",
     "BatchTransform",
     "CSVLogger",
     "Callback",
@@ -71,6 +73,7 @@ __all__ = [
 __getattr__ = lazy.attributes(
     __name__,
     {
+        "BackupAndRestore": ".backup",
         "BatchTransform": ".batch_transform",
         "CSVLogger": ".csv_logger",
         "CutMix": ".mixing",

@@ -1,16 +1,18 @@
-"""When to write a checkpoint; how is checkpoint.py's affair."""
+"""When to write a checkpoint; how is the affair of kerastorch.checkpoint."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
-from kerastorch import checkpoint
+from kerastorch import checkpoint, resume
 from kerastorch.callbacks.monitor import Mode, Monitor
 from kerastorch.callbacks.retention import Retention
 from kerastorch.errors import did_you_mean
+from kerastorch.health import first_lost
 from kerastorch.history import format_number, numbers
 from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.state import TrainState
@@ -20,7 +22,8 @@ class ModelCheckpoint(Callback):
     """Writes the net, or the whole training state, after each epoch or every so many batches.
 
     A file is whole or not there: it is written beside its place and moved there when it is on the disk. Older ones are
-    deleted only then. A file that cannot be written is an error.
+    deleted only then. A file that cannot be written is an error. A net that is lost, since it holds NaN, is not written
+    at all, with a warning: it never is the best, and no file has to go for it.
 
     Example:
         >>> kt.callbacks.ModelCheckpoint("runs/cifar10_{epoch:02d}_{val_loss:.3f}.pt", keep=2, keep_best=3)
@@ -81,6 +84,7 @@ class ModelCheckpoint(Callback):
         self._retention = Retention(keep, keep_best)
         self._batches = 0
         self._has_value = False
+        self._has_warned = False
         self._state: TrainState | None = None
 
     def __repr__(self) -> str:
@@ -94,6 +98,7 @@ class ModelCheckpoint(Callback):
 
     def on_train_begin(self, logs: Logs) -> None:
         """Forget what was the best of another model, or of this one before it was compiled anew."""
+        self._has_warned = False
         if self._state is not self.run.state:
             self.monitor.best = self.initial_value_threshold
             self._retention.load({})
@@ -145,7 +150,7 @@ class ModelCheckpoint(Callback):
             self._say(f"{place}: {self.monitor.name} {format_number(value)} did not {rest}.")
             return
         path = self._path(logs, is_missed=is_missed)
-        if path is None:
+        if path is None or self._refuses_lost(place, before):
             return
         if self._retention.best is not None:
             path = self._retention.spared(path, value, self._direction)
@@ -159,6 +164,18 @@ class ModelCheckpoint(Callback):
             else f" {self.monitor.name} {format_number(value)}, the best before was {_told(before)};"
         )
         self._say(f"{place}:{why} saved to {path}.")
+
+    def _refuses_lost(self, place: str, before: float | None) -> bool:
+        lost = first_lost(self.run.state.module)
+        if lost is None:
+            return False
+        self.monitor.best = before
+        if not self._has_warned:
+            warnings.warn(
+                f"{place}: not saved, since {lost!r} is not finite; what was saved before stays.", stacklevel=2
+            )
+        self._has_warned = True
+        return True
 
     @property
     def _compares(self) -> bool:
@@ -176,7 +193,7 @@ class ModelCheckpoint(Callback):
         if self.save_weights_only or path.suffix == ".safetensors":
             checkpoint.save_weights(self.run.state.module.state_dict(), path)
         else:
-            checkpoint.save(self.run.state.state_dict(), path)
+            checkpoint.save(resume.content_of(self.run), path)
 
     def _path(self, logs: Logs, *, is_missed: bool) -> Path | None:
         """Return the name of the file; None where it asks for values of a validation that this epoch did not have."""

@@ -119,6 +119,13 @@ class Metric(ABC):
     def reset(self) -> None:
         """Prepare for a new epoch; only a metric with state of its own needs it."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint in the middle of an epoch keeps beside the sums; for state of its own."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
     def twin(self) -> Metric:
         """Return a metric for another run at the same time; only one with state of its own must be another."""
         return self

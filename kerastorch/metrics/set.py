@@ -84,6 +84,30 @@ class MetricSet(Mapping[str, float]):
         self.samples += size * counts
         self._values = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums so far, in plain containers."""
+        return {
+            "samples": self.samples,
+            "sums": {name: [_kept(part) for part in parts] for name, parts in self._sums.items()},
+            "recorded": sorted(self._recorded),
+            "metrics": {name: kept for name, metric in self.metrics.items() if (kept := metric.state_dict())},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device | None = None) -> None:
+        """Go on from there, in the middle of an epoch.
+
+        Args:
+            state: What `state_dict` has returned.
+            device: Where the sums go that are tensors.
+        """
+        self.reset()
+        self.samples = state["samples"]
+        self._sums = {name: [_taken_up(part, device) for part in parts] for name, parts in state["sums"].items()}
+        self._recorded = set(state["recorded"])
+        for name, kept in state["metrics"].items():
+            if name in self.metrics:
+                self.metrics[name].load_state_dict(kept)
+
     def result(self, total: Total | None = None, gather: Gather | None = None) -> dict[str, float | Tensor]:
         """Return all values; the only wait for the device.
 
@@ -167,6 +191,16 @@ class MetricSet(Mapping[str, float]):
 
     def __bool__(self) -> bool:
         return bool(self._sums)  # without a wait
+
+
+def _kept(part: Sum) -> Any:
+    return {"rows": part.joined()} if isinstance(part, Rows) else part
+
+
+def _taken_up(part: Any, device: torch.device | None) -> Sum:
+    if isinstance(part, Mapping):
+        return Rows(part["rows"].to(device))
+    return cast(Sum, part.to(device, copy=True) if isinstance(part, Tensor) else part)
 
 
 def _numbers(parts: list[Sum]) -> list[float]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from kerastorch.errors import MismatchError
 from kerastorch.metrics.base import Gather, Metric, On, Sum, Value, as_value
+from kerastorch.tree import map_leaves
 
 
 class TorchMetric(Metric):
@@ -73,6 +75,32 @@ class TorchMetric(Metric):
         """Forget the epoch."""
         self.metric.reset()
         self.measured = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the object has summed up in this epoch."""
+        return {"parts": [_sums_of(part) for part in _parts(self.metric)]} if self.measured else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Give it to the object, on whose device it goes."""
+        for part, sums in zip(_parts(self.metric), state["parts"], strict=True):
+            vars(part).update(map_leaves(functools.partial(_placed, part), sums))
+        self.measured = True
+
+
+def _parts(metric: Any) -> list[Any]:
+    """Return all that holds sums: of a collection, a wrapper or a composition of metrics several."""
+    return list(metric.modules()) if isinstance(metric, nn.Module) else [metric]
+
+
+def _sums_of(part: Any) -> dict[str, Any]:
+    names = getattr(part, "_defaults", None)
+    if names is None:  # of another library, or of the user's own: what it holds in plain attributes
+        return {} if isinstance(part, nn.Module) else dict(vars(part))
+    return {name: getattr(part, name) for name in (*names, "_update_count") if hasattr(part, name)}
+
+
+def _placed(part: Any, leaf: Any) -> Any:
+    return leaf.to(getattr(part, "device", leaf.device), copy=True) if isinstance(leaf, Tensor) else leaf
 
 
 def _is_collection(metric: Any) -> bool:

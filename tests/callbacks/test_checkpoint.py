@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,11 +39,15 @@ def test_a_file_per_epoch_with_epochs_from_one_and_values_in_its_name(tmp_path):
     assert names(tmp_path) == ["e01_0.50.pt", "e02_0.25.pt", "e03_0.75.pt"]
 
 
+def position(content):
+    return tuple(content["progress"][name] for name in ("epoch", "batch", "step"))
+
+
 def test_a_name_without_a_pattern_is_overwritten(tmp_path):
     model = fit(ModelCheckpoint(tmp_path / "last.pt"))
     assert names(tmp_path) == ["last.pt"]
     content = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert content["progress"] == {"epoch": 3, "batch": 0, "step": 3}
+    assert position(content) == (3, 0, 3)
     assert content["history"]["epoch"] == [0, 1, 2]
     assert torch.equal(content["model"]["weight"], model.module.weight)
     assert content["optimizer"]["state"][0]["step"] == 3
@@ -167,7 +170,7 @@ def test_every_so_many_batches_counted_on_from_epoch_to_epoch(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path / "{epoch}_{batch}.pt", save_freq=15)
     model.fit(10, (torch.randn(10, 2), torch.randn(10, 1)), batch_size=2, callbacks=[checkpoint], verbose=0)
     assert names(tmp_path) == ["3_5.pt", "6_5.pt", "9_5.pt"]
-    assert torch.load(tmp_path / "6_5.pt", weights_only=True)["progress"] == {"epoch": 5, "batch": 5, "step": 30}
+    assert position(torch.load(tmp_path / "6_5.pt", weights_only=True)) == (5, 5, 30)
 
 
 def test_a_file_of_every_batch_holds_the_weights_of_that_batch(tmp_path):
@@ -433,7 +436,7 @@ def test_numbers_of_numpy_can_be_loaded_again(tmp_path):
     assert content["model"]._metadata == model.state_dict()._metadata
 
 
-@pytest.mark.parametrize("value", [Path("a"), lambda: 1, object()])
+@pytest.mark.parametrize("value", [frozenset(), lambda: 1, object()])
 def test_what_could_not_be_loaded_is_refused_and_named(tmp_path, value):
     class Keeps(kt.Callback):
         def state_dict(self):
@@ -471,3 +474,50 @@ def test_optimizers_of_a_step_of_ones_own_are_kept(tmp_path):
     content = torch.load(tmp_path / "a.pt", weights_only=True)
     assert content["optimizer"] is None
     assert content["optimizers"]["mine"]["state"][0]["step"] == 1
+
+
+class Loses(kt.Callback):
+    """Spoils the net in some epochs, whose values are the best all the same; the net is well again in others."""
+
+    def __init__(self, *epochs, value=math.nan):
+        self.epochs = epochs
+        self.value = value
+
+    def on_epoch_begin(self, epoch, logs):
+        self.model.net.bias.data.fill_(1.0)
+
+    def on_train_batch_end(self, batch, logs):
+        if self.run.state.epoch in self.epochs:
+            self.model.net.bias.data.fill_(self.value)
+
+
+def fit_lossy(checkpoint, loses, val_loss):
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    model.fit(len(val_loss), (X, Y), callbacks=[loses, Scripted(val_loss=val_loss), checkpoint], verbose=0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_net_that_is_lost_is_never_the_best_and_no_file_goes_for_it(tmp_path, value):
+    best = ModelCheckpoint(tmp_path / "{epoch}.pt", save_best_only=True, keep=1)
+    with pytest.warns(UserWarning, match=r"^Epoch 2: not saved, since 'bias' is not finite; what was saved") as caught:
+        fit_lossy(best, Loses(1, 2, value=value), [3.0, 1.0, 0.5])
+    assert names(tmp_path) == ["1.pt"]
+    assert best.monitor.best == 3.0
+    assert len([each for each in caught if "not saved" in str(each.message)]) == 1
+
+
+def test_a_net_that_is_lost_is_not_written_without_a_value_either(tmp_path):
+    with pytest.warns(UserWarning, match=r"^Epoch 2: not saved, since 'bias' is not finite"):
+        fit_lossy(ModelCheckpoint(tmp_path / "{epoch}.pt", keep=1), Loses(1), [3.0, 1.0])
+    assert names(tmp_path) == ["1.pt"]
+    with pytest.warns(UserWarning, match=r"^Epoch 1, batch 1: not saved"):
+        fit_lossy(ModelCheckpoint(tmp_path / "b{batch}.pt", save_freq=1), Loses(0), [3.0])
+    assert names(tmp_path) == ["1.pt"]
+
+
+def test_of_several_best_none_is_lost(tmp_path):
+    best = ModelCheckpoint(tmp_path / "{epoch}.pt", keep_best=2)
+    with pytest.warns(UserWarning, match="Epoch 3: not saved"):
+        fit_lossy(best, Loses(2), [3.0, 2.0, 1.0, 2.5])
+    assert names(tmp_path) == ["2.pt", "4.pt"]
