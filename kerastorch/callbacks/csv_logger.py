@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ class CSVLogger(Logger):
     Each line is on its way to the disk when the next epoch begins, and the file is not kept open, so nothing is lost
     whatever ends training. What an epoch does not have is `NA`, NaN is `nan`, several numbers are a list `[0.5, 1.0]`.
     Values that are not those of an epoch are not written; `JSONLogger` writes them.
+
+    Where a run goes on that was killed, so does the file: it has the finished epochs, none of them twice, and those
+    that are trained again are cut off. Lines that did not reach the disk are filled in from the history, and so is
+    another file than before.
 
     The columns are those of the first epoch, and those that its validation would have had.
 
@@ -53,6 +57,7 @@ class CSVLogger(Logger):
         self.separator = separator
         self.append = append
         self.columns: list[str] = []
+        self._start = 0  # of the lines of this fit, in bytes
 
     def __repr__(self) -> str:
         return f"CSVLogger({str(self.filename)!r}, {self.separator!r}, append={self.append})"
@@ -64,11 +69,15 @@ class CSVLogger(Logger):
         self.filename.parent.mkdir(parents=True, exist_ok=True)
         with self.filename.open("a", encoding="utf-8"):
             pass
-        self.columns = []
-        if self.append:
+        kept, self.columns, self._start = self.kept(), [], 0
+        if kept.get("file") == self._place:
+            self.columns, self._start = list(kept["columns"]), kept["start"]
+        elif self.append:
             self._columns_of_file()  # refuses other files before it changes them
             rows.mend(self.filename, lambda line: line.endswith(b"\r"))
-            self.columns = self._columns_of_file()
+            self.columns, self._start = self._columns_of_file(), rows.size(self.filename)
+        if self.run.resumed is not None:
+            self._go_on()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write a line, the first time with a line of names before it."""
@@ -81,14 +90,39 @@ class CSVLogger(Logger):
                 ", ".join(unknown),
                 f"{self.filename} has no column for {', '.join(unknown)}, which the first epoch lacked; left out.",
             )
-        cells = dict.fromkeys(columns, "NA")
-        for name in columns:
-            with self.leaving_out(name):
-                cells[name] = _cell(values.get(name))
-        text = io.StringIO(newline="")
-        csv.writer(text, delimiter=self.separator).writerows([columns, cells.values()][not anew :])
-        rows.add(self.filename, text.getvalue(), anew=anew)
+        rows.add(self.filename, self._text(columns, [values], names=anew), anew=anew)
         self.columns = columns
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where in which file the lines of this `fit` begin, and their columns."""
+        return {"file": self._place, "start": self._start, "columns": list(self.columns)}
+
+    @property
+    def _place(self) -> str:
+        return str(self.filename.resolve())
+
+    def _go_on(self) -> None:
+        """Let the file have the finished epochs, whatever of them and of later ones is there."""
+        history = self.run.state.history
+        if not history.rows and not self.append:
+            return  # the file is overwritten when the first epoch ends
+        epochs = [{**row, "epoch": epoch} for epoch, row in zip(history.epoch, history.rows, strict=True)]
+        if epochs and not self.columns:
+            self.columns = self._expected(epochs[0])
+        start = min(self._start, rows.size(self.filename))
+        rows.go_on(self.filename, start, self._text(self.columns, epochs, names=bool(epochs) and not start))
+
+    def _text(self, columns: Sequence[str], epochs: Iterable[Mapping[str, Any]], *, names: bool) -> str:
+        lines: list[Iterable[Any]] = [columns] if names else []
+        for values in epochs:
+            cells = dict.fromkeys(columns, "NA")
+            for name in columns:
+                with self.leaving_out(name):
+                    cells[name] = _cell(values.get(name))
+            lines.append(cells.values())
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=self.separator).writerows(lines)
+        return text.getvalue()
 
     def _columns_of_file(self) -> list[str]:
         with self.filename.open(newline="", encoding="utf-8") as file:

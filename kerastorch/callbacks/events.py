@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
+import shutil
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,6 +68,33 @@ def hparams_event(hparams: Mapping[str, Any], *, ends: bool) -> Any:
     plain = {name: _plain(value) for name, value in hparams.items()}
     _, begin, end = module.hparams(plain, {})
     return end if ends else begin
+
+
+def sizes_of(folder: Path, ending: str) -> dict[str, int]:
+    """Return the bytes of each file of events with this ending, by its place in the folder."""
+    found = sorted(folder.rglob(f"events.out.tfevents.*{ending}"))
+    return {str(path.relative_to(folder)): path.stat().st_size for path in found}
+
+
+def go_back(folder: Path, ending: str, sizes: Mapping[str, int], before: Path) -> None:
+    """Let the files of events with this ending hold what they held when they had these sizes.
+
+    Args:
+        folder: Where they are to be.
+        ending: Of their names; others are left alone.
+        sizes: As `sizes_of` returned them.
+        before: Where they were then; what is there stays, and is copied where it is another folder.
+    """
+    for name in sizes_of(folder, ending):
+        if name not in sizes:
+            (folder / name).unlink()
+    for name, size in sizes.items():
+        source, target = before / name, folder / name
+        if source.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        if target.is_file() and target.stat().st_size > size:
+            os.truncate(target, size)
 
 
 def _plain(value: Any) -> int | float | str:

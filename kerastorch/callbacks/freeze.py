@@ -49,7 +49,9 @@ class Freeze(Callback):
     def on_train_begin(self, logs: Logs) -> None:
         """Freeze, if the first epoch is early enough."""
         self._frozen, self._by_hand = [], []
-        if self.run.state.epoch < self.until_epoch:
+        state, resumed = self.run.state, self.run.resumed
+        begins_first = resumed is not None and not state.batch  # what was frozen at the end of an epoch still is
+        if state.epoch - begins_first < self.until_epoch:
             self._active.append(self)
             if not self._freeze():
                 self._unfreeze()

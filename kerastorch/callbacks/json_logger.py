@@ -20,7 +20,8 @@ class JSONLogger(Logger):
     10,000 numbers.
 
     Each line is on its way to the disk when training goes on, and the file is not kept open: whatever kills the
-    process, at most the line that is being written is lost.
+    process, at most the line that is being written is lost. Where a run goes on that was killed, so does the file: the
+    lines that were written after its checkpoint are cut off. In another file than before, those before it are copied.
 
     Example:
         >>> kt.callbacks.JSONLogger("runs/cifar10.jsonl", update_freq=100)
@@ -51,6 +52,10 @@ class JSONLogger(Logger):
         with self.filename.open("ab"):
             pass
         self._appends = self.append or not self.run.trains  # an evaluation does not overwrite the training
+        kept = self.kept()
+        if kept.get("size") is not None:
+            self._go_on(Path(kept["file"]), kept["size"])
+            self._appends = True
         if self._appends:
             rows.mend(self.filename, _is_json)
 
@@ -65,6 +70,21 @@ class JSONLogger(Logger):
         line = json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
         rows.add(self.filename, line, anew=not self._appends)
         self._appends = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return in which file lines are written, and where they end; None where it is still to be overwritten."""
+        size = rows.size(self.filename) if self._appends else None
+        return {"file": str(self.filename.resolve()), "size": size}
+
+    def _go_on(self, before: Path, size: int) -> None:
+        """Let the file have what it had, or another one before it, when the checkpoint was made."""
+        if before != self.filename.resolve():
+            if before.is_file() and not (self.append and rows.size(self.filename)):
+                self.filename.write_bytes(before.read_bytes()[:size])
+            return
+        rows.go_on(self.filename, size, "")
+        if rows.size(self.filename) < size:
+            self.warn_once("lost", f"{self.filename} is shorter than when the checkpoint was made; lines are missing.")
 
 
 def _is_json(line: bytes) -> bool:

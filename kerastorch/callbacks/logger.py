@@ -37,6 +37,9 @@ class Logger(Callback, ABC):
     run. Where it took long to fail, nothing is written for nine times as long. An error of `open` does end the run,
     before the first batch, after a `close`.
 
+    Where a run goes on that was killed, `kept` returns what the own `state_dict` has put into the checkpoint. A logger
+    that has one writes nothing until it is loaded: callbacks then do not know yet where training is.
+
     Attributes:
         update_freq: Steps between two writes of running means; 0 or `"epoch"` for none; None for what `fit` was told as
             `log_step_freq`.
@@ -49,6 +52,7 @@ class Logger(Callback, ABC):
     _written: int = -1  # the last step whose running means were written
     _rests_until: float = 0.0
     _warned: frozenset[str] = frozenset()
+    _waits: bool = False  # for the checkpoint to be loaded
     _epoch: int | None = None  # whose values are being written; users may log a value "epoch" of their own
 
     @abstractmethod
@@ -65,6 +69,19 @@ class Logger(Callback, ABC):
 
     def close(self, error: BaseException | None) -> None:
         """End a run, with the error that ended it, if one did; it may be one of `open`."""
+
+    def kept(self) -> Mapping[str, Any]:
+        """Return what the checkpoint that this run goes on from holds of this logger; nothing in a run that begins."""
+        resumed = self.run.resumed
+        if resumed is None:
+            return {}
+        name = next((name for name, extra in self.run.state.extras.items() if extra is self), "")
+        state: Mapping[str, Any] = resumed.content["callbacks"].get(name, {})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Write again; `open` has read the state already."""
+        self._waits = False
 
     def on_train_begin(self, logs: Logs) -> None:
         """Open, and listen to `run.log`."""
@@ -110,7 +127,7 @@ class Logger(Callback, ABC):
     def try_to_write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write; warn where that fails, and rest for a while where it took long to fail."""
         started = perf_counter()
-        if started < self._rests_until:
+        if self._waits or started < self._rests_until:
             return
         try:
             self.write(step, values)
@@ -143,7 +160,9 @@ class Logger(Callback, ABC):
     def _open(self) -> None:
         every = self.run.log_step_freq if self.update_freq is None else self.update_freq
         self._every = 0 if every is None or every == "epoch" else every
-        self._written, self._rests_until, self._warned = -1, 0.0, frozenset()
+        self._written = -1 if self.run.resumed is None else self.run.state.step  # the killed process has written it
+        self._rests_until, self._warned = 0.0, frozenset()
+        self._waits = bool(self.kept())
         try:
             self.open()
         except BaseException as error:

@@ -21,7 +21,11 @@ class MLflow(Logger):
     Metrics are numbers, over the steps of the optimizer; `epoch` is one of them. Parameters are what is known of the
     run: optimizer, learning rate, loss, epochs, batch size, the size of the net. Text, figures and images that others
     hand to `run.log` become artifacts, several images one; other arrays are left out with a warning. The run ends as
-    `FINISHED`; as `FAILED` after an error, as `KILLED` after Ctrl-C. Why it ended early is its tag `stop_reason`.
+    `FINISHED`; as `FAILED` after an error, as `KILLED` where it ended inside an epoch, as after Ctrl-C. Why it ended
+    early is its tag `stop_reason`.
+
+    A run that was killed goes on as the same run of MLflow. What the killed process has written after the checkpoint is
+    not written again: MLflow takes no metric out.
 
     A run that you have started yourself is written to, and is not ended. `evaluate(callbacks=[...])` with the same
     object adds its result to the run of the last `fit`.
@@ -66,6 +70,7 @@ class MLflow(Logger):
         self.update_freq = update_freq
         self.run_id: str | None = None
         self._client: Any = None
+        self._there: dict[str, set[int]] | None = None  # steps of each metric that a killed process has written
         self._ends = False  # whether the run is ours to end
 
     def __repr__(self) -> str:
@@ -77,11 +82,11 @@ class MLflow(Logger):
     def open(self) -> None:
         """Begin a run, or find the one that is there."""
         mlflow = needs("mlflow", purpose="The MLflow callback")
-        active, self._ends = mlflow.active_run(), False
+        active, self._ends, self._there = mlflow.active_run(), False, None
         self._client = mlflow.MlflowClient(self.tracking_uri if active is None else None)
         if active is not None:
             self.run_id = active.info.run_id
-        elif self.run.trains or self.run_id is None:
+        elif (self.run.trains or self.run_id is None) and not self._goes_on():
             self._begin()
         self._describe()
 
@@ -94,7 +99,8 @@ class MLflow(Logger):
         for name, value in values.items():
             with self.leaving_out(name):
                 if kind(value) == "number":
-                    metrics.append(Metric(_name(name), number(value), now, step))
+                    if not self._is_there(_name(name), step):
+                        metrics.append(Metric(_name(name), number(value), now, step))
                 else:
                     others.append(name)
         for start in range(0, len(metrics), _MOST_METRICS):
@@ -110,8 +116,37 @@ class MLflow(Logger):
         if reason is not None:
             client.set_tag(self.run_id, "stop_reason", reason)
         if self._ends:
-            killed = isinstance(error, KeyboardInterrupt) or reason == "Ctrl-C"
+            killed = isinstance(error, (KeyboardInterrupt, SystemExit)) or self.run.interrupted
             client.set_terminated(self.run_id, "KILLED" if killed else "FINISHED" if error is None else "FAILED")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which run it is."""
+        return {"experiment": self.experiment, "run_name": self.run_name, "run_id": self.run_id}
+
+    def _goes_on(self) -> bool:
+        """Find the run that was killed; return whether it is there."""
+        kept, client = self.kept(), self._client
+        if not kept or (kept["experiment"], kept["run_name"]) != (self.experiment, self.run_name):
+            return False
+        try:
+            found = client.get_run(kept["run_id"])
+        except Exception as error:  # another store, or one that was emptied
+            self.warn_once("gone", f"{self!r} begins a new run: {kept['run_id']} is not there ({error!r}).")
+            return False
+        if found.info.lifecycle_stage == "deleted":
+            return False
+        self.run_id, self._ends, self._there = kept["run_id"], True, {}
+        client.update_run(self.run_id, status="RUNNING")
+        if "stop_reason" in found.data.tags:
+            client.delete_tag(self.run_id, "stop_reason")
+        return True
+
+    def _is_there(self, name: str, step: int) -> bool:
+        if self._there is None:
+            return False
+        if name not in self._there:
+            self._there[name] = {point.step for point in self._client.get_metric_history(self.run_id, name)}
+        return step in self._there[name]
 
     def _begin(self) -> None:
         client = self._client

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -15,7 +15,8 @@ from kerastorch.hooks import Callback, Logs, Stage
 class Notify(Callback):
     """Calls a function with a line of text when training has ended, however it ended.
 
-    The line says how many epochs there were, how long they took, the best loss, and why training ended early. Where the
+    The line says how many epochs there were, how long they took, the best loss, and why training ended early. Where a
+    run goes on that was killed, what was before counts too, its time up to the last backup. Where the
     function fails, it is a warning, once, and never the end of training. Training waits for it, so give what sends a
     message a time limit.
 
@@ -50,6 +51,14 @@ class Notify(Callback):
         """Start the clock."""
         self._began = monotonic()
         self._warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how long training has taken so far."""
+        return {"seconds": monotonic() - self._began}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Count on from there."""
+        self._began -= state["seconds"]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Tell the values of the epoch, if it is time."""

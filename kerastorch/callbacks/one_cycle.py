@@ -54,7 +54,9 @@ class StepPlan(Callback, ABC):
                 "length. Type fit(..., steps_per_epoch=...)."
             )
         optimizer = optimizer_of(self)
-        self._steps = run.train_data.steps * (run.epochs - run.state.epoch)
+        # A run that goes on has the steps of the whole fit, of which too few may be left for a warm-up
+        first = next(iter(run.state.history.epoch), run.state.epoch)
+        self._steps = run.train_data.steps * (run.epochs - first)
         self._before, self._running = _noted(optimizer), True
         self.scheduler = self._planned(optimizer)
 

@@ -147,8 +147,8 @@ def _time_steps(run: Run, clock: Clock) -> None:
 
 
 def _timed_source(source: DataSource, clock: Clock) -> DataSource:
-    def batches(epoch: int) -> Iterator[Batch]:
-        reader = source.batches(epoch)
+    def batches(epoch: int, start: int = 0) -> Iterator[Batch]:
+        reader = source.batches(epoch, start)
         yield from iter(clock.timed(Part("waiting for data"), reader.__next__), None)
 
     return stand_in(source, {"batches": batches})

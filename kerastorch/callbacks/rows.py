@@ -31,6 +31,11 @@ def add(path: Path, lines: str, *, anew: bool = False) -> None:
             raise
 
 
+def size(path: Path) -> int:
+    """Return how many bytes a file has; 0 for what is no file."""
+    return path.stat().st_size if path.is_file() else 0
+
+
 def mend(path: Path, is_whole: Callable[[bytes], bool]) -> None:
     """End the last line of a file where only its line end is missing; take it away where it is torn."""
     if not path.is_file():
@@ -43,3 +48,23 @@ def mend(path: Path, is_whole: Callable[[bytes], bool]) -> None:
         add(path, "\n")
     else:
         os.truncate(path, start)
+
+
+def go_on(path: Path, start: int, lines: str) -> None:
+    """Let a file have these lines from a place on, and nothing behind them; as far as it has them, it is only cut.
+
+    Args:
+        path: The file; what is no file is left alone.
+        start: The place, in bytes; where the file is shorter, its end.
+        lines: The text, with its line ends.
+    """
+    if not path.is_file():
+        return  # a device, or a pipe
+    wanted, there = lines.encode(), path.read_bytes()
+    pairs = zip(wanted, there[start:], strict=False)
+    same = next((place for place, (mine, other) in enumerate(pairs) if mine != other), None)
+    if same is None:  # one of them is how the other begins
+        same = min(len(wanted), max(len(there) - start, 0))
+    os.truncate(path, min(start, len(there)) + same)
+    if same < len(wanted):
+        add(path, wanted[same:].decode())

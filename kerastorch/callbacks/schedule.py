@@ -84,6 +84,7 @@ class LearningRateScheduler(Callback):
         self.ratios: list[float] = []
         self.followed: int | None = None
         self._optimizer: Optimizer | None = None
+        self._restored = False  # since the last step of the scheduler
 
     def __repr__(self) -> str:
         monitor = None if self.monitor is None else self.monitor.name
@@ -110,6 +111,8 @@ class LearningRateScheduler(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Set the learning rate for the epoch."""
+        if self.run.state.batch:
+            return  # it goes on in its middle, with the rates of the checkpoint
         if self.scheduler is None:
             optimizer = optimizer_of(self)
             rates = rates_of(optimizer)
@@ -159,13 +162,20 @@ class LearningRateScheduler(Callback):
         else:
             self.scheduler.load_state_dict(dict(state["scheduler"]))
             self.followed = state["followed"]
+            self._restored = True
 
     def _follow(self) -> None:
         if self.interval == "epoch" or self.followed is None or self.scheduler is None:
             return
         while self.followed < self.run.state.step:
             self.followed += 1  # first: where the scheduler is at its end and raises, it is not asked again
-            self.scheduler.step()
+            if not self._restored:
+                self.scheduler.step()
+                continue
+            self._restored = False
+            with warnings.catch_warnings():  # torch would say that the optimizer has made no step; it has, before
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                self.scheduler.step()
 
 
 def _kind(schedule: Any) -> _Kind:

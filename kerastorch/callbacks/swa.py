@@ -79,7 +79,7 @@ class StochasticWeightAveraging(Callback):
     def on_train_begin(self, logs: Logs) -> None:
         """Forget the last `fit`, and see where the epochs that count begin."""
         run = self.run
-        first, end = run.state.epoch, run.epochs
+        first, end = next(iter(run.state.history.epoch), run.state.epoch), run.epochs  # of the whole fit, if it goes on
         share = isinstance(self.start_epoch, float)
         self.first_epoch = first + int(self.start_epoch * (end - first)) if share else int(self.start_epoch)
         if self.first_epoch >= end:
@@ -100,7 +100,8 @@ class StochasticWeightAveraging(Callback):
         """Approach the learning rate, from the first epoch that counts."""
         if self._averages is not None:
             self._averages.follow_net()  # what is unfrozen now has had its present weights in all epochs so far
-        if epoch >= self.first_epoch and self.lr is not None and self._scheduler is None:
+        begins = self.run.state.batch == 0  # in its middle, the checkpoint has the scheduler
+        if begins and epoch >= self.first_epoch and self.lr is not None and self._scheduler is None:
             self._scheduler = self._new_scheduler(self.lr)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from kerastorch.callbacks.events import add_graph, add_histogram, add_histograms, add_precision_recall, hparams_event
+from kerastorch.callbacks.events import (
+    add_graph,
+    add_histogram,
+    add_histograms,
+    add_precision_recall,
+    go_back,
+    hparams_event,
+    sizes_of,
+)
 from kerastorch.callbacks.logger import Logger, UpdateFreq, check_update_freq
 from kerastorch.callbacks.monitor import check_counts
 from kerastorch.callbacks.values import as_array, drawn, images, kind, number
@@ -28,6 +37,10 @@ class TensorBoard(Logger):
     What others hand to `run.log` is written by what it is: numbers as curves, text, matplotlib figures, images, and
     other arrays as histograms. Images are `(C, H, W)` or `(N, C, H, W)`, or have the channels last, 1, 3 or 4 of them;
     sides are 8 or more, floats from 0 to 1. A metric `kt.metrics.PrecisionRecallCurve` is drawn as such, each class.
+
+    Where a run goes on that was killed, so do its curves: what was written after the checkpoint is taken out of the
+    files of this training, which have an ending of their own. In another `log_dir` than before, what was written before
+    the checkpoint is copied.
 
     Example:
         >>> kt.callbacks.TensorBoard("logs/wide", histogram_freq=1, hparams={"lr": 1e-3, "width": 64})
@@ -68,6 +81,7 @@ class TensorBoard(Logger):
         self.hparams = None if hparams is None else dict(hparams)
         self._writers: dict[str, Any] = {}
         self._draws = False  # whether the graph is still to be drawn
+        self._ending = ""  # of the names of the files of this fit
 
     def __repr__(self) -> str:
         given: dict[str, Any] = {"histogram_freq": self.histogram_freq or None, "write_graph": self.write_graph or None}
@@ -80,8 +94,13 @@ class TensorBoard(Logger):
         self.log_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.log_dir):
             pass
-        self._draws = self.write_graph and self.run.trains
-        if self.hparams is not None and self.run.trains:
+        kept = self.kept()
+        self._draws = self.write_graph and self.run.trains and kept.get("draws", True)
+        self._ending = f".{uuid.uuid4().hex[:12]}" if self.run.trains else ""
+        if kept:
+            self._ending = kept["ending"]
+            go_back(self.log_dir, self._ending, kept["files"], Path(kept["log_dir"]))
+        elif self.hparams is not None and self.run.trains:
             self._write_hparams(ends=False)
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
@@ -110,10 +129,22 @@ class TensorBoard(Logger):
         if self.hparams is not None and self.run.trains and error is None:
             self._write_hparams(ends=True)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return which files there are, and how much is in them."""
+        for writer in self._writers.values():
+            with suppress(Exception):  # a full disk costs the curves, not the checkpoint
+                writer.flush()
+        files = sizes_of(self.log_dir, self._ending) if self._ending else {}
+        return {"log_dir": str(self.log_dir.resolve()), "ending": self._ending, "files": files, "draws": self._draws}
+
     def _writer(self, place: str) -> Any:
         if place not in self._writers:
             module = needs("torch.utils.tensorboard", purpose="The TensorBoard callback", install="tensorboard")
-            self._writers[place] = module.SummaryWriter(str(self.log_dir / place))
+            resumed = self.run.resumed
+            # A TensorBoard that is open has read what was cut off, and forgets it from this step on
+            purged = None if resumed is None else resumed.step + 1
+            folder = str(self.log_dir / place)
+            self._writers[place] = module.SummaryWriter(folder, purge_step=purged, filename_suffix=self._ending)
         return self._writers[place]
 
     def _close_writers(self) -> None:
@@ -163,7 +194,8 @@ class TensorBoard(Logger):
 
     def _write_hparams(self, *, ends: bool) -> None:
         module = needs("torch.utils.tensorboard.writer", purpose="The TensorBoard callback", install="tensorboard")
-        writer = module.FileWriter(str(self.log_dir))  # in the folder above, so that the values of both belong to it
+        # In the folder above, so that the values of both belong to it
+        writer = module.FileWriter(str(self.log_dir), filename_suffix=self._ending)
         writer.add_summary(hparams_event(self.hparams or {}, ends=ends))
         writer.close()
 

@@ -25,6 +25,10 @@ class WandB(Logger):
     `"online"`. Offline it is a run of its own: a folder that was closed cannot be added to. wandb has one run at a
     time, so of several such callbacks all write into that of the first, with a warning.
 
+    A run that was killed goes on as the same run of wandb. Online, what the killed process has written after the
+    checkpoint is not written again; offline there is one more folder, of the same id, and what was written twice has
+    the same `optimizer_step`.
+
     Example:
         >>> kt.callbacks.WandB("cifar10", name="resnet", mode="online")
 
@@ -70,6 +74,7 @@ class WandB(Logger):
         self._tracked: Any = None
         self._id: str | None = None  # of the run of the last fit
         self._ends = False  # whether the run is ours to end
+        self._there = (-1, -1)  # the last step and the last epoch that a killed process has written
 
     def __repr__(self) -> str:
         folder = None if self.dir is None else str(self.dir)
@@ -82,16 +87,19 @@ class WandB(Logger):
         """Begin a run, or find the one that is there."""
         wandb = needs("wandb", purpose="The WandB callback")
         config = {**configuration(self.run), **self.config}
-        self._ends = wandb.run is None
+        self._ends, self._there = wandb.run is None, (-1, -1)
         if self._ends:
             # "disabled" and the rest of the process are left as they are; the terminal belongs to the display
             settings = wandb.Settings(silent=not self.run.verbose, console="off")
             places: dict[str, Any] = {"project": self.project, "name": self.name, "dir": self.dir}
-            if self.mode == "online" and self._id is not None and not self.run.trains:
-                places |= {"id": self._id, "resume": "allow"}
+            known = self._known_run()
+            places |= {} if known is None else {"id": known, "resume": "allow"}
             self._tracked = wandb.init(**places, mode=self.mode, config=config, settings=settings)
             self._tracked.define_metric("*", step_metric="optimizer_step")
             self._id = self._tracked.id if self.run.trains else self._id
+            if self.run.trains and known is not None:
+                last = self._tracked.summary
+                self._there = last.get("optimizer_step", -1), last.get("epoch", -1)
         else:
             self._warn_of_another()
             self._tracked = wandb.run
@@ -100,6 +108,8 @@ class WandB(Logger):
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write values in the form that they are shown in."""
+        if step <= self._there[0] if self._epoch is None else self._epoch <= self._there[1]:
+            return
         row = {}
         for name, value in values.items():
             with self.leaving_out(name):
@@ -112,6 +122,18 @@ class WandB(Logger):
         tracked, self._tracked = self._tracked, None
         if self._ends:
             tracked.finish(exit_code=0 if error is None else 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which run it is."""
+        return {"project": self.project, "name": self.name, "id": self._id if self._ends else None}
+
+    def _known_run(self) -> str | None:
+        """Return the id of the run to go on with: one that was killed, or for an evaluation that of the last `fit`."""
+        if not self.run.trains:
+            return self._id if self.mode == "online" else None
+        kept = self.kept()
+        same = bool(kept) and (kept["project"], kept["name"]) == (self.project, self.name)
+        return kept["id"] if same else None
 
     def _warn_of_another(self) -> None:
         owners = [getattr(write, "__self__", None) for write in self.run.writers]

@@ -11,6 +11,7 @@ import torch
 from kerastorch.data import DataSource
 from kerastorch.display.epochs import EpochTable
 from kerastorch.display.gauge import Gauge, clock
+from kerastorch.display.lines import going_on
 from kerastorch.display.screen import Screen
 from kerastorch.display.text import Line, width
 from kerastorch.hooks import Callback, Logs, Stage
@@ -18,6 +19,7 @@ from kerastorch.metrics import MetricSet
 
 _INTERVAL = 0.1  # seconds between two updates; each reads the running values and so waits for the device
 _EPOCHS = 5  # that the time of one is told from
+_BEFORE = 20  # rows of a run that goes on; the history has them all
 
 
 class ProgressBar(Callback):
@@ -49,12 +51,13 @@ class ProgressBar(Callback):
         self._totals, self._gauges = {}, []
         self._screen.open()
         self._table = EpochTable(colours=self._screen.colours)
-        for row in self.run.state.history.rows:  # of a run that goes on
-            self._table.remember(row)
+        if text := going_on(self.run):
+            self._screen.print([(text, "")])
+        self._show_before()
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
-        """Begin a bar."""
-        self._begin(self._epoch_title(), self.run.train_data)
+        """Begin a bar; in the middle, where a run goes on there."""
+        self._begin(self._epoch_title(), self.run.train_data, done=self.run.state.batch)
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Advance it, at most ten times a second."""
@@ -104,8 +107,7 @@ class ProgressBar(Callback):
         """Print its row; the bars stay until the next epoch begins."""
         if len(self._gauges) == 1:
             self._totals[self.run.train_data.name] = self._batch + 1
-        for line in self._table.lines(f"{epoch + 1}/{self.run.epochs}", logs, self.run, self._screen.size):
-            self._screen.print(line)
+        self._print_row(epoch, logs)
         self._gauges = []
 
     def on_train_end(self, logs: Logs) -> None:
@@ -115,6 +117,22 @@ class ProgressBar(Callback):
     def on_exception(self, error: BaseException) -> None:
         """Give the terminal back; what failed leaves one line."""
         self._leave()
+
+    def _show_before(self) -> None:
+        """Print the rows of a run that goes on."""
+        history = self.run.state.history
+        hidden = max(len(history) - _BEFORE, 0)
+        if hidden:
+            self._screen.print([(f"{hidden} epochs before are in the history.", "dim")])
+        for place, (epoch, row) in enumerate(zip(history.epoch, history.rows, strict=True)):
+            if place < hidden:
+                self._table.remember(row)
+            else:
+                self._print_row(epoch, row)
+
+    def _print_row(self, epoch: int, logs: Logs) -> None:
+        for line in self._table.lines(f"{epoch + 1}/{self.run.epochs}", logs, self.run, self._screen.size):
+            self._screen.print(line)
 
     def _epoch_title(self) -> str:
         return f"epoch {self.run.state.epoch + 1}/{self.run.epochs}"
@@ -128,9 +146,6 @@ class ProgressBar(Callback):
         self._draw()
 
     def _advance(self, logs: Logs) -> None:
-        if not self._gauges:  # a run goes on in the middle of an epoch, which so does not begin
-            self._begin(self._epoch_title(), self.run.train_data, done=self._batch)
-            self._batch += 1
         now = monotonic()
         self._next = now + _INTERVAL
         self._gauges[-1].advance(now, self._batch + 1, _samples(logs), dict(logs))
@@ -169,7 +184,7 @@ class ProgressBar(Callback):
         run, left = self.run, self._gauges[-1].left
         if not run.trains or run.epochs < 2 or left is None:
             return None
-        spent = sum(gauge.elapsed for gauge in self._gauges)
+        spent = sum(gauge.spent for gauge in self._gauges)
         lately = [row["seconds"] for row in run.state.history.rows[-_EPOCHS:]]
         each = sum(lately) / len(lately) if lately else spent + left
         validates = len(self._gauges) > 1

@@ -36,6 +36,10 @@ class Gauge:
 
     def advance(self, now: float, done: int, samples: int, values: Mapping[str, float]) -> None:
         """Note where it is."""
+        before = self._started[1]
+        if before and len(self._marks) == 1:  # of samples before, only the share of their batches is known
+            self._started = (*self._started[:2], round(samples * before / max(done, 1)))
+            self._marks[0] = self._started
         self.done, self.values = done, values
         self._marks.append((now, done, samples))
 
@@ -49,6 +53,12 @@ class Gauge:
     def elapsed(self) -> float:
         """Seconds since it began."""
         return self._marks[-1][0] - self._started[0]
+
+    @property
+    def spent(self) -> float:
+        """Seconds that all its batches would have taken here, those before as well."""
+        before = self._started[1]
+        return self.elapsed * self.done / (self.done - before) if self.done > before else self.elapsed
 
     @property
     def left(self) -> float | None:

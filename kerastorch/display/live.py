@@ -68,8 +68,10 @@ class LivePlot(Callback):
         return f"LivePlot({path!r}, names={self.names}, every={self.every!r}, log_scale={self.log_scale})"
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Begin a new picture."""
+        """Begin a new picture, with the epochs of a run that goes on."""
         self._reset()
+        self._behind = bool(self.run.state.history.rows)
+        self._draw()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Draw, if it is time."""

@@ -9,7 +9,7 @@ from time import monotonic
 
 from kerastorch.data import DataSource
 from kerastorch.display.jupyter import Place
-from kerastorch.display.lines import shown
+from kerastorch.display.lines import going_on, shown
 from kerastorch.history import format_number
 from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.metrics import MetricSet
@@ -30,12 +30,16 @@ class NotebookProgress(Callback):
         self._reset()
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Begin below the present cell."""
+        """Begin below the present cell, with the epochs of a run that goes on."""
         self._reset()
+        if text := going_on(self.run):
+            Place().show(_page(text))
+        if self.run.state.history.rows:
+            self._show_table()
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
-        """Begin a bar."""
-        self._open(f"epoch {epoch + 1}/{self.run.epochs}", self.run.train_data)
+        """Begin a bar; in the middle, where a run goes on there."""
+        self._open(f"epoch {epoch + 1}/{self.run.epochs}", self.run.train_data, done=self.run.state.batch)
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Advance it, at most ten times a second."""
@@ -86,12 +90,12 @@ class NotebookProgress(Callback):
 
     def _reset(self) -> None:
         self._bar, self._table = Place(), Place()
-        self._title, self._done = "", 0
+        self._title, self._done, self._before = "", 0, 0
         self._start = self._began = monotonic()
         self._next = self._next_table = 0.0
 
-    def _open(self, title: str, data: DataSource) -> None:
-        self._title, self._total, self._done = title, data.steps, 0
+    def _open(self, title: str, data: DataSource, *, done: int = 0) -> None:
+        self._title, self._total, self._done, self._before = title, data.steps, done, done
         self._began = monotonic()
         if not self.run.trains:
             self._bar = Place()
@@ -106,15 +110,15 @@ class NotebookProgress(Callback):
         seconds = max(monotonic() - self._began, 1e-9)
         pieces = [self._title, *_bar(done, self._total)]
         pieces += [f"{name} {format_number(value)}" for name, value in logs.items()]
+        here = done - self._before  # batches of this process
         if isinstance(logs, MetricSet):
-            pieces.append(f"{logs.samples / seconds:,.0f}/s")
+            pieces.append(f"{logs.samples * here / done / seconds:,.0f}/s")
         if self._total is not None and done < self._total:
-            pieces.append(f"{_clock(seconds * (self._total - done) / done)} left")
+            pieces.append(f"{_clock(seconds * (self._total - done) / here)} left")
         self._write("  ".join(pieces))
 
     def _write(self, text: str) -> None:
-        page = f'<pre style="margin:0;white-space:pre-wrap">{html.escape(text)}</pre>'
-        self._bar.show({"text/plain": text, "text/html": page})
+        self._bar.show(_page(text))
 
     def _show_table(self) -> None:
         rows = self.run.state.history.rows
@@ -132,6 +136,11 @@ class NotebookProgress(Callback):
             self._show_table()
         seconds = monotonic() - self._start
         self._write(f"{epochs} epoch{'' if epochs == 1 else 's'} in {_clock(seconds)}")
+
+
+def _page(text: str) -> dict[str, str]:
+    page = f'<pre style="margin:0;white-space:pre-wrap">{html.escape(text)}</pre>'
+    return {"text/plain": text, "text/html": page}
 
 
 def _bar(done: int, total: int | None) -> list[str]:

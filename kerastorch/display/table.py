@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-from kerastorch.display.lines import shown
+from kerastorch.display.lines import going_on, shown
 from kerastorch.display.screen import say
 from kerastorch.history import format_number
 from kerastorch.hooks import Callback, Logs, Stage
@@ -18,6 +20,11 @@ class TableLog(Callback):
     def on_train_begin(self, logs: Logs) -> None:
         """Begin."""
         print("Start Training ...")
+        history = self.run.state.history
+        if text := going_on(self.run):
+            say(text)
+        if history.rows:
+            say(_table(history.epoch, history.rows))
         _print_bar()
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
@@ -28,17 +35,23 @@ class TableLog(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Print the table of the epoch."""
-        from prettytable import PrettyTable
-
-        values = shown(logs)
-        table = PrettyTable(["epoch", *values])
-        table.add_row([epoch + 1, *(format_number(value) for value in values.values())])
-        say(f"\n{table}")
+        say(_table([epoch], [logs]))
         _print_bar()
 
     def on_train_end(self, logs: Logs) -> None:
         """End."""
         print("Finished Training...", flush=True)
+
+
+def _table(epochs: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> str:
+    from prettytable import PrettyTable
+
+    values = [shown(row) for row in rows]
+    names = list(dict.fromkeys(name for row in values for name in row))
+    table = PrettyTable(["epoch", *names])
+    for epoch, row in zip(epochs, values, strict=True):
+        table.add_row([epoch + 1, *(format_number(row[name]) if name in row else "-" for name in names)])
+    return f"\n{table}"
 
 
 def _rounded(value: float) -> float:

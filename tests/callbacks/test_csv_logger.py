@@ -276,3 +276,86 @@ def test_what_a_step_of_the_users_own_measures_has_a_column_for_validation(tmp_p
     model.compile("mse", "adam")
     fit(CSVLogger(tmp_path / "log.csv"), model=model, epochs=2, validated=True, validation_freq=2)
     assert "val_own" in table(tmp_path / "log.csv")[0]
+
+
+RESUMED = pytest.mark.parametrize(("place", "later"), [((2, 1), 0), ((1, None), 0), ((1, None), 5), ((1, 1), 9)])
+
+
+def training(*callbacks, epochs=5, killed=False):
+    """Train; return the model, after the kill if there is one."""
+    torch.manual_seed(0)
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd", ["mae"])
+    try:
+        model.fit(epochs, (X, Y), (X, Y), batch_size=2, shuffle=False, callbacks=list(callbacks), verbose=0)
+    except BaseException as error:
+        if not killed or type(error).__name__ != "Killed":
+            raise
+    return model
+
+
+@RESUMED
+@pytest.mark.parametrize("append", [False, True])
+def test_a_killed_run_goes_on_in_its_file(tmp_path, killing, place, later, append):
+    path = tmp_path / "log.csv"
+    before = ""
+    if append:
+        training(CSVLogger(path))
+        before = path.read_text()
+    else:
+        path.write_text("a table of another time\r\n")
+    killed = killing.Kill(*place, later=later)
+    training(CSVLogger(path, append=append), killed, killed=True)
+    with path.open("a") as file:
+        file.write("4,0.1")  # and in the middle of a line
+    model = training(CSVLogger(path, append=append), *killing.going_on(killed))
+    assert path.read_text().startswith(before)
+    rows = table(path)[5 * append :]
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3", "4"]
+    for name in ("loss", "val_mae", "seconds"):
+        assert [float(row[name]) for row in rows] == model.history[name]
+
+
+@pytest.mark.parametrize("what", ["lost", "emptied", "shorter", "another"])
+def test_lines_that_are_not_there_are_filled_in_from_the_history(tmp_path, killing, what):
+    path = tmp_path / "log.csv"
+    killed = killing.Kill(2, None)
+    training(CSVLogger(path), killed, killed=True)
+    whole = path.read_bytes()
+    if what == "lost":
+        path.unlink()
+    elif what != "another":
+        path.write_bytes(whole[: 0 if what == "emptied" else len(whole) // 2])
+    new = tmp_path / "another.csv" if what == "another" else path
+    model = training(CSVLogger(new), *killing.going_on(killed))
+    assert new.read_bytes().startswith(whole)
+    assert [float(row["loss"]) for row in table(new)] == model.history["loss"]
+    assert path.read_bytes().startswith(whole)
+
+
+def test_a_logger_that_is_new_in_a_run_that_goes_on_has_all_epochs(tmp_path, killing):
+    killed = killing.Kill(2, 1)
+    training(killed, killed=True)
+    model = training(CSVLogger(tmp_path / "log.csv"), *killing.going_on(killed))
+    assert [float(row["val_loss"]) for row in table(tmp_path / "log.csv")] == model.history["val_loss"]
+
+
+def test_killed_in_the_first_epoch_nothing_before_is_cut(tmp_path, killing):
+    path = tmp_path / "log.csv"
+    training(CSVLogger(path))
+    before = path.read_text()
+    killed = killing.Kill(0, 1, later=6)
+    training(CSVLogger(path, append=True), killed, killed=True)
+    assert len(table(path)) == 6
+    looked = LambdaCallback(on_epoch_begin=lambda epoch, logs: seen.append(path.read_text()))
+    seen = []
+    training(CSVLogger(path, append=True), looked, *killing.going_on(killed))
+    assert seen[0] == before
+    assert [row["epoch"] for row in table(path)] == 2 * ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "mkfifo"), reason="no pipes")
+def test_a_device_is_left_alone(tmp_path, killing):
+    killed = killing.Kill(1, None)
+    training(CSVLogger("/dev/null"), killed, killed=True)
+    training(CSVLogger("/dev/null"), *killing.going_on(killed))

@@ -133,3 +133,69 @@ def test_the_step_of_a_line_is_that_of_the_optimizer(tmp_path):
     with pytest.warns(UserWarning, match="leaves out 'step': a line has the step of the optimizer by that name"):
         fit(callback, log)
     assert rows(tmp_path / "log.jsonl")[0] == {"step": 2, "temperature": 0.5}
+
+
+def training(*callbacks, killed=False):
+    torch.manual_seed(0)
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd", ["mae"])
+    data = (torch.ones(8, 2), torch.ones(8, 1))
+    try:
+        model.fit(4, data, batch_size=2, shuffle=False, callbacks=list(callbacks), verbose=0)
+    except BaseException as error:
+        if not killed or type(error).__name__ != "Killed":
+            raise
+    return model
+
+
+def told(path):
+    """Return lines without their times."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: value for name, value in row.items() if "second" not in name} for row in found]
+
+
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize(("place", "later"), [((2, 1), 0), ((1, None), 3), ((1, 2), 7), ((0, 1), 5)])
+def test_a_killed_run_goes_on_in_its_file(tmp_path, killing, place, later, append):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "log.jsonl"
+    path.write_text('{"before": 1}\n')
+    training(JSONLogger(whole, update_freq=1))
+    killed = killing.Kill(*place, later=later)
+    training(JSONLogger(path, append, update_freq=1), killed, killed=True)
+    with path.open("a") as file:
+        file.write('{"step": 1')
+    training(JSONLogger(path, append, update_freq=1), *killing.going_on(killed))
+    assert told(path) == [{"before": 1}] * append + told(whole)
+
+
+def test_another_file_has_the_lines_before(tmp_path, killing):
+    killed = killing.Kill(1, 2, later=3)
+    training(JSONLogger(tmp_path / "log.jsonl", update_freq=1), killed, killed=True)
+    before = (tmp_path / "log.jsonl").read_text()
+    training(JSONLogger(tmp_path / "new.jsonl", update_freq=1), *killing.going_on(killed))
+    training(JSONLogger(tmp_path / "whole.jsonl", update_freq=1))
+    assert told(tmp_path / "new.jsonl") == told(tmp_path / "whole.jsonl")
+    assert (tmp_path / "log.jsonl").read_text() == before
+
+
+def test_a_file_that_lost_lines_is_told_of(tmp_path, killing):
+    path = tmp_path / "log.jsonl"
+    killed = killing.Kill(1, None)
+    training(JSONLogger(path), killed, killed=True)
+    path.write_text(path.read_text()[:-5])
+    with pytest.warns(UserWarning, match="is shorter than when the checkpoint was made"):
+        training(JSONLogger(path), *killing.going_on(killed))
+    assert [row["epoch"] for row in told(path)] == [0, 2, 3]
+
+
+def test_what_is_logged_before_the_checkpoint_is_loaded_is_not_written_again(tmp_path, killing):
+    path = tmp_path / "log.jsonl"
+
+    def fit(*others, killed=False):
+        log = kt.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: log.run.log({"begins": epoch}))
+        training(JSONLogger(path), log, *others, killed=killed)
+
+    killed = killing.Kill(1, 2)
+    fit(killed, killed=True)
+    fit(*killing.going_on(killed))
+    assert [row["begins"] for row in told(path) if "begins" in row] == [0, 1, 2, 3]

@@ -199,3 +199,46 @@ def test_a_run_that_cannot_be_described_has_failed(database, monkeypatch):
     with pytest.raises(mlflow.MlflowException, match="no parameters"):
         fit(callback)
     assert mlflow.MlflowClient(database).get_run(callback.run_id).info.status == "FAILED"
+
+
+def training(*callbacks, killed=False):
+    torch.manual_seed(0)
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    try:
+        model.fit(4, (X, Y), batch_size=10, shuffle=False, callbacks=list(callbacks), verbose=0)
+    except BaseException as error:
+        if not killed or type(error).__name__ != "Killed":
+            raise
+    return model
+
+
+def test_a_killed_run_goes_on_as_the_same_run(database, killing):
+    callback, killed = MLflow("tests", tracking_uri=database, update_freq=1), killing.Kill(1, 2, later=4)
+    training(callback, killed, killed=True)
+    client = mlflow.MlflowClient(database)
+    client.set_tag(callback.run_id, "stop_reason", "a signal")
+    again = MLflow("tests", tracking_uri=database, update_freq=1)
+    model = training(again, *killing.going_on(killed))
+    assert again.run_id == callback.run_id
+    assert read(again, database, "loss") == list(zip([4, 8, 12, 16], model.history["loss"], strict=True))
+    assert [step for step, _ in read(again, database, "batch_loss")] == list(range(1, 17))
+    run = client.get_run(again.run_id)
+    assert (run.info.status, run.data.tags.get("stop_reason")) == ("FINISHED", None)
+
+
+@pytest.mark.parametrize("why", ["deleted", "another name", "gone"])
+def test_where_the_run_is_not_there_a_new_one_begins(database, killing, why):
+    callback, killed = MLflow("tests", tracking_uri=database), killing.Kill(1, None)
+    training(callback, killed, killed=True)
+    again = MLflow("tests", "named" if why == "another name" else None, tracking_uri=database)
+    if why == "deleted":
+        mlflow.MlflowClient(database).delete_run(callback.run_id)
+    if why == "gone":
+        killed.content["callbacks"]["MLflow"]["run_id"] = "0" * 32
+        with pytest.warns(UserWarning, match="begins a new run: 0000"):
+            training(again, *killing.going_on(killed))
+    else:
+        training(again, *killing.going_on(killed))
+    assert again.run_id != callback.run_id
+    assert [step for step, _ in read(again, database, "loss")] == [12, 16]

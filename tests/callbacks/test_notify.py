@@ -116,3 +116,22 @@ def test_what_cannot_be_called_is_refused():
 
 def test_repr_is_the_call():
     assert repr(Notify(print, every=5)) == "Notify(print, every=5)"
+
+
+def test_the_time_of_a_killed_run_counts(killing, monkeypatch):
+    now, told = [0.0], []
+    monkeypatch.setattr("kerastorch.callbacks.notify.monotonic", lambda: now[0])
+
+    def training(*callbacks):
+        model = kt.Model(nn.Linear(2, 1))
+        model.compile("mse", "sgd")
+        tick = kt.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: now.__setitem__(0, now[0] + 60))
+        data = torch.ones(4, 2), torch.ones(4, 1)
+        model.fit(3, data, callbacks=[tick, Notify(told.append), *callbacks], verbose=0, shuffle=False)
+
+    killed = killing.Kill(1, None)
+    with pytest.raises(killing.Killed):
+        training(killed)
+    now[0] += 1000
+    training(*killing.going_on(killed))
+    assert told[-1].startswith("Training has ended: 3 epochs in 0:03:00, best loss")

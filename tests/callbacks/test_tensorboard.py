@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import random
@@ -5,7 +6,9 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from socket import socket
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import numpy as np
@@ -410,3 +413,62 @@ def test_numbers_of_arrays_are_numbers_in_hparams(tmp_path):
     session = hparams(tmp_path)["session_start_info"].session_start_info.hparams
     assert {name: session[name].number_value for name in "abc"} == {"a": 0.5, "b": 2, "c": 3}
     assert (session["d"].string_value, session["e"].string_value) == ("True", "[4]")
+
+
+def training(*callbacks, killed=False):
+    torch.manual_seed(0)
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd", ["mae"])
+    try:
+        model.fit(4, (X, Y), (X, Y), batch_size=10, shuffle=False, callbacks=list(callbacks), verbose=0)
+    except BaseException as error:
+        if not killed or type(error).__name__ != "Killed":
+            raise
+    return model
+
+
+def timeless(folder):
+    return {tag: points for tag, points in read(folder).items() if "second" not in tag}
+
+
+@pytest.mark.parametrize(("place", "later"), [((2, 1), 0), ((1, None), 6), ((1, 2), 9), ((0, 1), 5)])
+@pytest.mark.parametrize("folder", ["log", "another"])
+def test_the_curves_of_a_killed_run_go_on(tmp_path, killing, place, later, folder, monkeypatch):
+    clock = SimpleNamespace(time=partial(next, itertools.count(10**9)))  # files are read in the order of time
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.time", clock)
+
+    def board(name):
+        return TensorBoard(
+            tmp_path / name, update_freq=1, histogram_freq=1, write_graph=name == "log", hparams={"a": 1}
+        )
+
+    training(board("whole"))
+    killed = killing.Kill(*place, later=later)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        training(board("log"), killed, killed=True)
+    theirs = tmp_path / "log" / "train" / "events.out.tfevents.1.of.another"
+    theirs.touch()
+    again = killing.Kill(3, 2)  # and killed once more before there is another checkpoint
+    training(board(folder), *killing.going_on(killed), again, killed=True)
+    training(board(folder), *killing.going_on(killed))
+    for name in ("train", "validation"):
+        assert timeless(tmp_path / folder / name) == timeless(tmp_path / "whole" / name)
+    histograms = events_of(tmp_path / folder / "train").Histograms("parameters/weight")
+    assert [event.step for event in histograms] == [0, 1, 2, 3]
+    assert len(list((tmp_path / folder).glob("events*"))) == 2  # begin and end of the tab HPARAMS
+    assert theirs.exists()
+
+
+def test_a_disk_that_fails_costs_no_checkpoint(tmp_path, monkeypatch):
+    board, seen = TensorBoard(tmp_path), []
+
+    def look(epoch, logs):
+        monkeypatch.setattr(board._writers["train"], "flush", lambda: 1 / 0)
+        seen.append(board.state_dict())
+        monkeypatch.undo()
+
+    after = LambdaCallback(on_epoch_end=look)
+    after.stage = "display"
+    training(board, after)
+    assert len(seen[0]["files"]) == 2

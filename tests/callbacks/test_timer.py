@@ -117,14 +117,18 @@ def test_an_evaluation_is_no_training(clock):
     ("given", "seconds"),
     [
         (90, 90), (0.5, 0.5), ("90min", 5400), ("12h", 43200), ("1d2h", 93600), ("1d 2h 30min 5s", 95405),
-        ("1.5 hours", 5400), ("2 days", 172800), ("5m", 300), (" 10 SEC ", 10), (timedelta(hours=2), 7200),
+        ("1.5 hours", 5400), ("2 days", 172800), ("5m", 300), (" 10 SEC ", 10), ("55:00", 3300),
+        ("3:55:00", 14100), ("1-12", 129600), ("1-2:30", 95400),
+        ("2-00:00:05", 172805), (timedelta(hours=2), 7200),
     ],
 )  # fmt: skip
 def test_times_are_read(given, seconds):
     assert Timer(given)._limit == seconds
 
 
-@pytest.mark.parametrize("given", ["", "soon", "12", "1:30:00", "5 weeks", "-5min", "3h later"])
+@pytest.mark.parametrize(
+    "given", ["", "soon", "12", "1:2:3:4", "1-", "-1:30", "1h 30:00", "5 weeks", "-5min", "3h later"]
+)
 def test_texts_that_cannot_be_read_are_refused(given):
     with pytest.raises(ValueError, match=r"cannot be read\. Type '90min', '12h'"):
         Timer(given)
@@ -165,3 +169,40 @@ def test_a_look_at_the_clock_costs_next_to_nothing():
             timer.on_train_batch_end(0, {})
         times.append((time.perf_counter() - began) / 10000)
     assert min(times) < 5e-6  # 0.1 us, but machines are shared and lines counted
+
+
+class Backup(kt.Callback):
+    def on_train_begin(self, logs):
+        self.run.peers["backup"].append(self)
+
+
+def test_with_a_backup_it_ends_in_the_middle_of_an_epoch(clock):
+    takes, backup = Takes(clock, batch=600), Backup()
+    history = fit(5, Timer("1:00:00"), takes, backup)
+    assert (takes.batches, history.epoch) == (6, [0])
+    assert backup.run.interrupted
+    assert (backup.run.state.epoch, backup.run.state.batch) == (1, 2)
+
+
+def test_with_a_backup_it_ends_in_the_middle_of_a_validation(clock):
+    takes, backup = Takes(clock, batch=1, validation=100), Backup()
+    history = fit(5, Timer(150), takes, backup)
+    assert (takes.batches, history.epoch, clock.now) == (4, [], 1204)
+    assert (backup.run.state.epoch, backup.run.state.batch) == (0, 4)
+
+
+def test_time_that_is_over_with_the_last_epoch_stops_nothing(clock, capsys):
+    timer = Timer(100)
+    fit(1, timer, Takes(clock, validation=100), verbose=2)
+    assert timer.run.stop_reason is None
+
+
+def test_an_epoch_that_goes_on_in_its_middle_is_not_measured(clock, killing):
+    def training(*callbacks):
+        fit(3, Takes(clock, batch=1), *callbacks, validate=False)
+
+    killed, timer = killing.Kill(1, 2), Timer()
+    with pytest.raises(killing.Killed):
+        training(killed)
+    training(timer, *killing.going_on(killed))
+    assert (timer.seconds, timer.seconds_per_epoch) == (6, 4)

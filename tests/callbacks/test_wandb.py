@@ -231,3 +231,59 @@ def test_online_an_evaluation_adds_to_the_run_of_the_last_fit(monkeypatch):
 def test_two_of_them_are_told_that_there_is_one_run():
     with pytest.warns(UserWarning, match=r"WandB\('second'.* writes into the run of WandB\('first'"):
         fit(WandB("first"), WandB("second"), epochs=1)
+
+
+def training(*callbacks, killed=False):
+    torch.manual_seed(0)
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    try:
+        model.fit(3, (X, Y), batch_size=10, shuffle=False, callbacks=list(callbacks), verbose=0)
+    except BaseException as error:
+        if not killed or type(error).__name__ != "Killed":
+            raise
+    return model
+
+
+def test_a_killed_run_goes_on_offline_with_its_id(tmp_path, killing):
+    killed = killing.Kill(0, None)
+    first, second = WandB("tests", dir=tmp_path), WandB("tests", dir=tmp_path)
+    training(first, killed, killed=True)
+    time.sleep(1.1)  # wandb names folders by the second
+    model = training(second, *killing.going_on(killed))
+    assert first.folder != second.folder
+    runs = [next(r.run for r in records(each.folder) if r.HasField("run")) for each in (first, second)]
+    assert runs[0].run_id == runs[1].run_id
+    rows = [row for each in (first, second) for row in history(each.folder) if "epoch" in row]
+    assert [(row["optimizer_step"], row["epoch"]) for row in rows] == [(4, 0), (8, 1), (12, 2)]
+    assert [row["loss"] for row in rows] == pytest.approx(model.history["loss"], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", [None, "another"])
+def test_online_a_killed_run_is_resumed_and_has_no_row_twice(monkeypatch, killing, name):
+    rows, given = [], []
+
+    class Run:
+        id, dir = "abc", "folder/files"
+
+        @property
+        def summary(self):
+            return {} if not rows else {"optimizer_step": rows[-1]["optimizer_step"], "epoch": 0}
+
+        def log(self, row):
+            rows.append(row)
+
+        def define_metric(self, *arguments, **options):
+            pass
+
+        finish = define_metric
+
+    monkeypatch.setattr(wandb, "init", lambda **options: given.append(options) or Run())
+    killed = killing.Kill(1, 1, later=2)
+    training(WandB("tests", mode="online", update_freq=1), killed, killed=True)
+    training(WandB("tests", name=name, mode="online", update_freq=1), *killing.going_on(killed))
+    resumed = ("abc", "allow") if name is None else (None, None)
+    assert [(options.get("id"), options.get("resume")) for options in given] == [(None, None), resumed]
+    if name is None:
+        assert [row["optimizer_step"] for row in rows if "batch_loss" in row] == list(range(1, 13))
+        assert [row["epoch"] for row in rows if "epoch" in row] == [0, 1, 2]

@@ -1,5 +1,4 @@
 import itertools
-import math
 import os
 import pty
 import random
@@ -205,17 +204,49 @@ def test_without_a_terminal_it_prints_rows(model, capsys):
     assert "*" in rows[0]  # the best is marked without colours
 
 
-def test_a_run_that_goes_on_in_the_middle_of_an_epoch_has_its_bar(model, terminal, fast):
-    bar = ProgressBar()
-    bar.model, bar.run = model, kt.run.Run(model._session.state, None, epochs=3)
-    bar.run.train_data.steps = 10
-    bar.run.state.history.append(0, {"loss": 0.5, "lr": 0.1, "seconds": 1.0})
-    bar.run.state.epoch = 1
-    bar.on_train_begin({})
-    bar.on_train_batch_end(6, {"loss": math.nan})
-    assert re.match(r"epoch 2/3 .* 7/10   70%", terminal.screen[1])
-    assert "loss nan" in terminal.screen[2]
-    bar.on_train_end({})
+def killed_after(killing, model, *place, **options):
+    killed = killing.Kill(*place)
+    with pytest.raises(killing.Killed):
+        model.fit(callbacks=[killed], batch_size=4, shuffle=False, verbose=0, **options)
+    return killed
+
+
+def test_a_run_that_goes_on_in_the_middle_of_an_epoch_has_its_bar(model, terminal, fast, killing, monkeypatch):
+    options = {"epochs": 3, "dl_train": data(), "dl_val": data(20)}
+    killed = killed_after(killing, model, 1, 6, **options)
+    now = [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    takes = kt.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: now.__setitem__(0, now[0] + 2))
+    began, batches = Watch(terminal, "on_epoch_begin"), Watch(terminal, "on_train_batch_end")
+    others = [takes, ProgressBar(), began, batches, *killing.going_on(killed)]
+    model.fit(**options, callbacks=others, batch_size=4, shuffle=False)
+    text, header, first, gap, title = began.seen[0][:5]
+    assert text == "Going on in epoch 2/3 after batch 6 of 10, from backup.pt."
+    assert header.split() == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "time"]
+    assert (first.split()[0], gap) == ("1/3", "")
+    assert re.match(r"epoch 2/3 .*  6/10   60%", title)
+    bar = batches.seen[0][4]
+    assert re.search(r" 7/10   70%  0:02  0:06 left     2.0 samples/s", bar)
+    rows = [line.split()[0] for line in terminal.screen if "/3" in line]
+    assert rows == ["Going", "1/3", "2/3", "3/3"]
+
+
+def test_of_many_epochs_before_the_last_are_shown(model, terminal, killing, monkeypatch):
+    monkeypatch.setattr(module, "_BEFORE", 2)
+    options = {"epochs": 6, "dl_train": data()}
+    killed = killed_after(killing, model, 4, None, **options)
+    model.fit(**options, callbacks=[ProgressBar(), *killing.going_on(killed)], batch_size=4, shuffle=False)
+    text, note, _, *rows, _ = terminal.screen
+    assert text == "Going on in epoch 6/6, from backup.pt."
+    assert note == "3 epochs before are in the history."
+    assert [row.split()[0] for row in rows] == ["4/6", "5/6", "6/6"]
+
+
+def test_a_run_that_was_finished_says_so(model, terminal, killing):
+    options = {"epochs": 2, "dl_train": data()}
+    killed = killed_after(killing, model, 1, None, **options)
+    model.fit(**options, callbacks=[ProgressBar(), *killing.going_on(killed)], batch_size=4, shuffle=False)
+    assert terminal.screen[0] == "All 2 epochs are finished, says backup.pt."
 
 
 def test_the_memory_of_an_accelerator(monkeypatch):

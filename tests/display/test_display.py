@@ -168,3 +168,20 @@ def test_names_that_a_log_file_cannot_hold_are_written_all_the_same(verbose, mon
     file.flush()
     assert rb"pr\xe9cision" in file.buffer.getvalue()
     assert ESCAPE.encode() not in file.buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", [EpochLines, TableLog])
+def test_a_run_that_goes_on_says_where(capsys, killing, kind):
+    killed = killing.Kill(1, 2)
+    with pytest.raises(killing.Killed):
+        fit(0, epochs=3, validation_freq=2, shuffle=False, callbacks=[killed])
+    model = fit(0, epochs=3, validation_freq=2, shuffle=False, callbacks=[kind(), *killing.going_on(killed)])
+    text = capsys.readouterr().out
+    assert "Going on in epoch 2/3 after batch 2 of 4, from backup.pt.\n" in text
+    if kind is TableLog:
+        before, after = text.split("=" * 80)[:2]
+        loss, accuracy = (f"{model.history[name][0]:.3f}" for name in ("loss", "accuracy"))
+        assert re.search(rf"\|   1   \| {loss} \|  {accuracy}   \|", before)
+        assert re.search(r"\|   2   \|", after)
+    else:
+        assert [line.split()[1] for line in text.splitlines() if line.startswith("Epoch")] == ["2/3", "3/3"]

@@ -120,3 +120,13 @@ def test_no_line_is_too_wide(columns, total, done, seconds, values):
 @pytest.mark.parametrize(("seconds", "written"), [(0.9, "0:00"), (65, "1:05"), (3723, "1:02:03")])
 def test_clock(seconds, written):
     assert clock(seconds) == written
+
+
+def test_what_was_done_before_does_not_count_for_the_speed():
+    gauge = Gauge("epoch", 10, 100.0, done=6)
+    assert (gauge.spent, gauge.left) == (0.0, None)
+    gauge.advance(102.0, 7, 28, {})
+    assert (gauge.elapsed, gauge.left, gauge.spent) == (2.0, 6.0, 14.0)
+    assert "2.0 samples/s" in gauge.lines(80, 10)[0][-1][0]
+    gauge.finish(108.0, 10, 40, {})
+    assert "2.0 samples/s" in gauge.lines(80, 10)[0][-1][0]

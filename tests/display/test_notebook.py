@@ -222,3 +222,20 @@ def test_what_callbacks_add_has_no_column_for_validation(notebook):
     assert "temperature" in names
     assert "val_accuracy" in names
     assert "val_temperature" not in names
+
+
+def test_a_run_that_goes_on_shows_what_was_before(notebook, clock, killing):
+    def training(*callbacks):
+        options = {"batch_size": 4, "shuffle": False, "verbose": 0}
+        a_model().fit(3, DATA, callbacks=[passing(clock), *callbacks], **options)
+
+    killed = killing.Kill(1, 6)
+    with pytest.raises(killing.Killed):
+        training(killed)
+    training(NotebookProgress(), LivePlot(every=10), *killing.going_on(killed))
+    text, table, picture, bar = notebook
+    assert texts(text) == ["Going on in epoch 2/3 after batch 6 of 10, from backup.pt."]
+    assert [row[0] for row in rows(table.shown[0]["text/html"])] == ["epoch", "1/3"]
+    assert len(picture.shown) == 2  # at the beginning, and at the end
+    assert re.search(r"epoch 2/3  █{16}░{8}  7/10  .*  4/s  3\.0 s left", texts(bar)[0])
+    assert [row[0] for row in rows(table.shown[-1]["text/html"])] == ["epoch", "1/3", "2/3", "3/3"]
