@@ -21,7 +21,7 @@ from kerastorch.callbacks import (
     ReduceLROnPlateau,
     TerminateOnNaN,
 )
-from kerastorch.errors import CheckpointError, DataError
+from kerastorch.errors import CheckpointError, DataError, NonFiniteError
 
 
 class Scripted(kt.Callback):
@@ -154,6 +154,17 @@ def test_36_nan_ends_training_in_the_middle_of_the_epoch_with_one_message(capsys
     fit(3, TerminateOnNaN(), count, watch, dl_train=(x, y), dl_val=data(), batch_size=2, shuffle=False)
     assert (count.batches, count.epochs, tested) == (3, [], [])
     assert capsys.readouterr().err.count("nan") == 1
+
+
+def test_36_nan_is_an_error_before_it_spoils_the_net():
+    x, y = data()
+    y[4] = math.nan
+    model = compiled()
+    with pytest.raises(
+        NonFiniteError, match=r"loss is nan in batch 3 of epoch 1 .*: the targets of the batch hold nan"
+    ):
+        model.fit(3, (x, y), data(), batch_size=2, shuffle=False, verbose=0)
+    assert all(value.isfinite().all() for value in model.net.state_dict().values())
 
 
 def test_38_gradients_that_a_callback_clips_are_those_of_the_step():
