@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import StepLR
 
 import kerastorch as kt
 from kerastorch.callbacks import (
+    BackupAndRestore,
     CSVLogger,
     EarlyStopping,
     ExponentialMovingAverage,
@@ -101,6 +102,29 @@ def test_22_a_second_plain_fit_trains_all_its_epochs(first):
     model.fit(2, data(), callbacks=[count], verbose=0)
     assert count.epochs == [0, 1]
     assert len(model.history) == 2
+
+
+def test_22_a_fit_that_went_on_leaves_nothing_to_the_next(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(batch, logs):
+        if callback.run.state.epoch == 2:
+            raise Killed
+
+    callback, count = LambdaCallback(on_train_batch_begin=kill), Count()
+    with pytest.raises(Killed):
+        compiled().fit(3, data(), callbacks=[BackupAndRestore(tmp_path), callback], verbose=0)
+    model = compiled()
+    model.fit(3, data(), callbacks=[BackupAndRestore(tmp_path), count], verbose=0)
+    model.fit(2, data(), callbacks=[count], verbose=0)
+    assert count.epochs == [2, 0, 1]
+
+
+@pytest.mark.parametrize("save_freq", [False, True])
+def test_26_a_backup_frequency_is_no_bool(tmp_path, save_freq):
+    with pytest.raises(ValueError, match="save_freq is 'epoch', a number of batches"):
+        BackupAndRestore(tmp_path, save_freq)
 
 
 def test_24_nan_as_the_first_value_is_not_the_best():

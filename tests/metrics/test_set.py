@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from kerastorch import checkpoint
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError
 from kerastorch.losses import Loss
@@ -27,6 +28,7 @@ from kerastorch.metrics import (
     named,
 )
 from kerastorch.metrics import set as set_module
+from kerastorch.metrics.wrap import TorchMetric
 
 ELSEWHERE = torch.device("meta")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -565,3 +567,50 @@ def test_what_a_step_has_measured_itself_is_averaged_whatever_the_metric_makes_o
     metrics.reset()
     metrics.record({"rmse": 4.0}, 1)
     assert metrics["rmse"] == 4.0
+
+
+class Own:
+    """A metric of the user's own, with plain attributes."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.total, self.parts = 0, []
+
+    def update(self, output, target):
+        self.total += len(target)
+        self.parts.append(target.float().mean())
+
+    def compute(self):
+        return torch.stack(self.parts).mean() * self.total
+
+
+def with_objects():
+    torchmetrics = pytest.importorskip("torchmetrics")
+    options = {"task": "multiclass", "num_classes": 3}
+    kinds = [torchmetrics.Accuracy(**options), torchmetrics.F1Score(**options, average="macro")]
+    collection = torchmetrics.MetricCollection(kinds)
+    objects = {"collection": collection, "auroc": torchmetrics.AUROC(**options), "own": Own()}
+    return MetricSet({"accuracy": Accuracy(), **{name: TorchMetric(each, name) for name, each in objects.items()}})
+
+
+def take_in(metrics, seeds):
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(8, 3, generator=generator), torch.randint(3, (8,), generator=generator)
+        loss = torch.nn.functional.cross_entropy(x, y)
+        metrics.update([("loss", loss, 8)], x, Batch(seed, x, y, None, 8))
+
+
+def test_sums_go_on_from_a_checkpoint_in_the_middle_of_an_epoch(tmp_path):
+    whole, first, second = with_objects(), with_objects(), with_objects()
+    take_in(whole, range(4))
+    take_in(first, range(2))
+    checkpoint.save(first.state_dict(), tmp_path / "sums.pt")
+    take_in(second, [9])  # forgotten
+    second.load_state_dict(checkpoint.load(tmp_path / "sums.pt"))
+    assert second.samples == 16
+    take_in(second, range(2, 4))
+    assert second.result() == whole.result()
+    assert dict(second) == dict(whole)
