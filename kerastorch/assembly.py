@@ -17,7 +17,7 @@ from kerastorch.display import Verbose, display
 from kerastorch.errors import BusyError, MismatchError, NotCompiledError
 from kerastorch.feed import Feed, float_dtype
 from kerastorch.hooks import Callback, Hooks, Logs, Stage
-from kerastorch.keeper import OptimizerKeeper, held_by
+from kerastorch.keeper import OptimizerKeeper
 from kerastorch.losses import ComputedLoss, Objective
 from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Recipe
@@ -218,7 +218,7 @@ class Session:
         self.running, self._fit, run.is_live = (run, hooks), run if trains else fit, True
         if trains:
             run.state.extras, run.state.keeps_gradients = hooks.stateful(), run.has_own_step
-            run.state.optimizers, run.state.parts = held_by(self._model, run.loss)
+            self._keeper.look_over(run.state, run.loss)
         try:
             yield
         finally:

@@ -54,7 +54,7 @@ def admits(run: Run, batch: Batch, output: Any, loss: Tensor, terms: Sequence[Te
         _look_later(run, batch, "loss", _what_counts(loss, terms))
         return True
     value = loss.item()
-    if math.isfinite(value) or _counts_nothing(terms):
+    if math.isfinite(value) or (_counts_nothing(terms) and first_nonfinite(dict(_numbered(output))) is None):
         return True
     run.statistics.restore()
     lost = None if run.nan == "warn" else first_lost(run.state.module)  # nothing was kept for a warning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,7 @@ class OptimizerKeeper:
 
     def __init__(self, given: Any, module: nn.Module) -> None:
         self._given = given
+        self._model = module
         self._parameters: list[nn.Parameter] = []
         self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
 
@@ -72,6 +74,10 @@ class OptimizerKeeper:
         else:
             checks.same_parameters(module, self._parameters)
 
+    def look_over(self, state: TrainState, loss: Objective | None) -> None:
+        """Take note of all that the model has by now beside its net and its optimizer."""
+        state.optimizers, state.parts = held_by(self._model, loss)
+
     def thaw(self, state: TrainState) -> None:
         """Take in what was unfrozen in the middle of a run, which is not ended for what cannot be taken in."""
         self.take_in_unfrozen(state)
@@ -86,20 +92,23 @@ def held_by(model: nn.Module, loss: Objective | None) -> tuple[dict[str, Optimiz
     """Return by name what a model has beside its net, its optimizer and its callbacks: in attributes, lists and dicts.
 
     Returns:
-        Optimizers; and all else that has a state, such as schedulers and scalers, with the losses that have weights or
-        statistics.
+        Optimizers; and all else that has a state: schedulers and scalers, nets that are no part of the net, such as a
+        teacher in a list, and the losses that have weights or statistics.
     """
-    found = dict(_named(vars(model)))
+    own = {id(module) for module in model.modules()}
+    found = {name: value for name, value in _named(vars(model)) if id(value) not in own}
     optimizers = {name: value for name, value in found.items() if isinstance(value, Optimizer)}
-    parts = {name: value for name, value in found.items() if not isinstance(value, (Optimizer, nn.Module))}
+    parts = {name: value for name, value in found.items() if name not in optimizers}
     losses = {f"loss {place + 1}": module for place, module in enumerate(loss_modules(loss)) if module.state_dict()}
     return optimizers, parts | losses
 
 
 def loss_modules(loss: Objective | None) -> list[nn.Module]:
     """Return losses that may have weights or statistics of their own."""
-    functions = [getattr(part, "function", None) for part in getattr(loss, "losses", {"": loss}).values()]
-    return [function for function in functions if isinstance(function, nn.Module)]
+    compiled = getattr(loss, "origin", loss)
+    functions = [getattr(part, "function", None) for part in getattr(compiled, "losses", {"": compiled}).values()]
+    inner = [function.func if isinstance(function, functools.partial) else function for function in functions]
+    return [function for function in inner if isinstance(function, nn.Module)]
 
 
 def _named(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:

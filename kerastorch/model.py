@@ -62,14 +62,12 @@ class Model(Wrapper):
         """Say how to train.
 
         Args:
-            loss: `f(output, target)`, a loss of `torch.nn`, or its name: `"cross_entropy"`, `"mse"`, `"bce"`. A dict
-                or a list of them for a net with several outputs. None for a net that returns its loss, as
-                `output.loss` or `output["loss"]`, and for an overridden `train_step`.
+            loss: `f(output, target)`, a loss of `torch.nn`, or its name; a dict or a list for several outputs. None for
+                a net that returns its loss, as `output.loss`, and for an overridden `train_step`.
             optimizer: An optimizer; or a name, a class, a `functools.partial` or a function, that is called with the
                 parameters. Adam with learning rate 1e-3 by default.
-            metrics: `{name: metric}` or a list; `{output: [...]}` for one of several outputs. A metric is a name
-                (`"accuracy"`, `"f1"`), a function `f(y_pred, y_true)` whose values are averaged over samples, a
-                `kerastorch.metrics.Metric` or an object of torchmetrics.
+            metrics: `{name: metric}` or a list; `{output: [...]}` for one of several outputs. A metric is a name, a
+                function `f(y_pred, y_true)` that is averaged over samples, a `Metric` or an object of torchmetrics.
             device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, `"xpu"`.
             loss_weights: How often each of several losses counts in their sum, as a dict or a list; 1 by default.
             loss_func: `loss` in the spelling of torchkeras.
@@ -111,7 +109,7 @@ class Model(Wrapper):
         """Train. A second call trains on, from the weights and the state of the optimizer that are there.
 
         It equals a loop written by hand bit for bit on the CPU; a validation changes nothing, not even random numbers.
-        The first Ctrl-C finishes the batch and ends training as if it were over, the second stops at once.
+        The first Ctrl-C finishes the batch and ends training, the second stops at once; see `BackupAndRestore`.
 
         Args:
             epochs: How many; with `initial_epoch`, the number of the epoch to end before.
@@ -121,28 +119,25 @@ class Model(Wrapper):
             dl_val: What to validate on after each epoch; or `{"easy": ..., "hard": ...}`, logged as `val_easy_loss`.
             log_step_freq: Steps between two lines of the log, and two points of the curves per step; none by default.
             callbacks: Callbacks, called in their order.
-            verbose: `"auto"` and 1: a bar on a terminal, bar and curves in a notebook, else the text of torchkeras;
-                `"table"`: that text; 2: a line per epoch; 0: nothing.
+            verbose: `"auto"` and 1: a bar on a terminal, bar and curves in a notebook, else the text of torchkeras,
+                as `"table"`; 2: a line per epoch; 0: nothing.
             initial_epoch: The number of the first epoch, from 0.
-            steps_per_epoch: Batches per epoch; the next epoch goes on where one ended. For data without end.
+            steps_per_epoch: Batches per epoch; the next goes on where one ended. For data without end.
             validation_steps: Batches per validation; always the first ones, but a generator goes on.
             validation_freq: Validate after every so many epochs.
             batch_size: For a Dataset and tensors, as are the next three; 32 by default.
             shuffle: Whether each epoch has an order of its own; True by default.
             drop_last: Whether to leave out a last batch that is not full.
-            seed: What the order of each epoch and the split follow; by default the order follows
-                `torch.manual_seed`, and the split is the same in every call.
+            seed: What order, split and the random numbers of each batch follow, also of a DataLoader, with any number
+                of workers; by default they follow `torch.manual_seed`, and the split is always the same.
             validation_split: The share of a Dataset or of tensors to validate on in place of `dl_val`, drawn at random.
             stratify: Whether the split keeps the shares of the classes; or the classes to keep.
-            class_weight: Weight of each class in the training loss: a dict, a tensor `(C,)`, or `"balanced"` for the
-                inverse of their frequencies. Metrics and validation are not weighted.
+            class_weight: Weight of each class in the training loss alone: a dict, a tensor `(C,)`, or `"balanced"`.
             profile: Print at the end where the time went; `kt.callbacks.Profiler` can do more.
-            resume: A file of `ModelCheckpoint` to go on from, also in the middle of an epoch; see `BackupAndRestore`.
+            resume: A file of `ModelCheckpoint` to go on from; see `BackupAndRestore`.
             heal_workers: How often a loader whose worker died is begun anew at the same batch.
-            nan: What to do where a loss is NaN or infinite. `"raise"`: an error that says where it begins; on the CPU
-                the batch makes no step. On an accelerator it comes a step or two later, since nothing waits for the
-                loss. `"skip"`: the batch makes no step and counts nowhere; each step waits for an accelerator then.
-                `"warn"`: train on. `kt.callbacks.TerminateOnNaN` takes the place of `"raise"`.
+            nan: Where a loss is NaN or infinite: `"raise"` an error before the step, on an accelerator a little later;
+                `"skip"` the batch, for which each step waits for the device; or `"warn"`.
 
         Returns:
             Loss, metrics, `lr`, `seconds` and `samples_per_second` of each epoch.
@@ -157,21 +152,20 @@ class Model(Wrapper):
         self._session.compiled("fit")
         checks.epochs(epochs, initial_epoch)
         checks.positive(validation_freq=validation_freq, log_step_freq=log_step_freq)
-        sizes = (steps_per_epoch, validation_steps, validation_split)
-        options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes, stratify, class_weight, heal_workers)
+        sizes, others = (steps_per_epoch, validation_steps, validation_split), (stratify, class_weight, heal_workers)
+        options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes, *others)
         data = feed.for_training(self.module, dl_train, dl_val, options, epochs=epochs - initial_epoch)
         parts = {"epochs": epochs, "validation_freq": validation_freq, "log_step_freq": log_step_freq, "nan": nan}
         with self._session.begin(callbacks, verbose, data, trains="fit", profile=profile, **parts) as (run, hooks):
             run.state.begin_fit(initial_epoch)
             self.history = run.state.history
-            if resume is not None and run.resumed is None:
-                run.resumed = going_on.read(resume)
-            if not going_on.is_complete(run):
+            if not going_on.is_complete(run, resume):
                 with preemptible(run.preempt, saves=bool(run.peers["backup"])), child_deaths_deferred():
                     loop.fit(run, hooks)
+            run.state.is_open = run.interrupted
             if run.interrupted or (run.stop_reason and verbose):
                 print(run.farewell(), file=sys.stdout if verbose else sys.stderr, flush=True)
-        obey(run.signal, is_saved=bool(run.peers["backup"]))
+        obey(run.signal, is_saved=bool(run.peers["backup"] and run.last_good))
         return self.history
 
     def evaluate(
@@ -187,9 +181,9 @@ class Model(Wrapper):
 
         Args:
             dl_val: Data in any form that `fit` takes.
-            callbacks: As for `fit`, and so are `verbose` and `batch_size`.
-            verbose: Nothing is shown by default.
-            batch_size: For a Dataset and tensors; 32 by default.
+            callbacks: As for `fit`.
+            verbose: As for `fit`; nothing by default.
+            batch_size: As for `fit`.
             steps: Batches to use; all by default.
         """
         self._session.compiled("evaluate")
@@ -211,9 +205,9 @@ class Model(Wrapper):
 
         Args:
             dl: Data in any form that `fit` takes, with or without targets; targets and weights are left out.
-            callbacks: As for `fit`, and so are `verbose` and `batch_size`.
-            verbose: Nothing is shown by default.
-            batch_size: For a Dataset and tensors; 32 by default.
+            callbacks: As for `fit`.
+            verbose: As for `fit`; nothing by default.
+            batch_size: As for `fit`.
             steps: Batches to use; all by default.
             as_numpy: Return arrays.
 
@@ -266,8 +260,7 @@ class Model(Wrapper):
         Example:
             >>> class Distilled(kt.Model):
             ...     def compute_loss(self, batch, output):
-            ...         with torch.no_grad():
-            ...             wanted = self.teacher(batch.x)
+            ...         wanted = self.teacher(batch.x).detach()
             ...         return super().compute_loss(batch, output) + functional.mse_loss(output, wanted)
 
         Args:

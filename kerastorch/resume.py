@@ -19,7 +19,7 @@ from kerastorch.errors import CheckpointError
 from kerastorch.hooks import Hooks
 from kerastorch.run import Resumed, Run
 from kerastorch.script import Difference, environment, script, surroundings, unlike, worth_telling
-from kerastorch.state import Stateful
+from kerastorch.state import Stateful, bare
 
 
 def content_of(run: Run) -> dict[str, Any]:
@@ -27,13 +27,17 @@ def content_of(run: Run) -> dict[str, Any]:
 
     Its tensors are those that are trained, not copies.
     """
+    if run.keeper is not None:
+        run.keeper.look_over(run.state, run.loss)
     content = run.state.state_dict()
-    content["progress"]["stop_reason"] = None if run.interrupted else run.stop_reason
+    content["progress"]["decision"] = run.decision
     named = [*run.state.module.named_parameters()]
     return content | {
-        "frozen": [name for name, parameter in named if not parameter.requires_grad],
-        "held": [name for name, part in run.state.module.named_modules() if isolate.is_held(part)],
+        "frozen": [bare(name) for name, parameter in named if not parameter.requires_grad],
+        "held": [bare(name) for name, part in run.state.module.named_modules() if isolate.is_held(part)],
+        "names": {name: repr(extra) for name, extra in run.state.extras.items()},
         "data": run.train_data.state_dict(run.state.batch),
+        "val data": {name: data.state_dict(0) for name, data in run.val_sets.items()},
         "script": script(run),
         "environment": environment(run),
         "random": randomness.capture(),
@@ -47,6 +51,11 @@ def read(path: str | Path) -> Resumed:
         FileNotFoundError: There is none.
         CheckpointError: It is damaged, or holds no state of a training.
     """
+    if not isinstance(path, (str, Path)) or path == "auto" or Path(path).expanduser().is_dir():
+        raise CheckpointError(
+            f"resume is a file, such as 'runs/last.pt'; got {path!r}. To go on by itself where it was killed, a "
+            "training needs callbacks=[kt.callbacks.BackupAndRestore('runs/name')] and no resume."
+        )
     content = checkpoint.load(path)
     if not isinstance(content.get("progress"), Mapping):
         raise CheckpointError(
@@ -57,14 +66,22 @@ def read(path: str | Path) -> Resumed:
     return Resumed(progress["epoch"], progress["batch"], progress["step"], str(path), content)
 
 
-def is_complete(run: Run) -> bool:
-    """Return whether the training is over already; if so, its final weights and its history are there."""
+def is_complete(run: Run, path: str | Path | None = None) -> bool:
+    """Return whether the training is over already; if so, its final weights and its history are there.
+
+    Args:
+        run: The run.
+        path: A file to go on from, if no callback has found a later one.
+    """
+    if path is not None and run.resumed is None:
+        run.resumed = read(path)
     if run.resumed is None or not run.resumed.content["progress"].get("finished"):
         return False
     content, source = run.resumed.content, run.resumed.source
     _compare(content, source, run)
     run.state.load_progress(content)
-    checkpoint.load_into(run.state.module, content["model"], source)
+    _restore_net(run, content, source)
+    randomness.restore(content["random"])  # what comes after this fit finds all as it was then
     epochs = f"{run.state.epoch} epoch{'' if run.state.epoch == 1 else 's'}"
     run.say(f"This training of {epochs} is complete; its weights are those of {source}. Nothing was trained.")
     return True
@@ -85,8 +102,11 @@ def begin(run: Run) -> None:
         warnings.warn(
             f"{source} is of an older version and has no position in the data: order begins anew.", stacklevel=2
         )
+    _refuse_fewer(run, content["progress"], source)
     run.state.load_progress(content)
-    run.stop_reason = run.stop_reason or content["progress"].get("stop_reason")
+    decision = content["progress"].get("decision")
+    if decision:
+        run.stop(decision)
 
 
 def finish(run: Run, hooks: Hooks) -> None:
@@ -102,8 +122,8 @@ def finish(run: Run, hooks: Hooks) -> None:
         state.begin_epoch()
         hooks.emit("on_epoch_begin", state.epoch, {})
     _restore_net(run, content, source)
-    for kind, here in (("optimizers", state.optimizers), ("parts", state.parts), ("callbacks", state.extras)):
-        _restore_parts(kind, content.get(kind, {}), here)
+    kept = _by_identity(content.get("callbacks", {}), content.get("names", {}), state.extras)
+    _restore_parts("callbacks", kept, state.extras)
     if state.batch:
         state.load_sums(content)
     for note in surroundings(content.get("environment", {}), environment(run)):
@@ -111,6 +131,8 @@ def finish(run: Run, hooks: Hooks) -> None:
     run.resumed = dataclasses.replace(run.resumed, content={})  # it would be held in memory for the whole training
     if "data" in content:
         run.train_data.load_state_dict(content["data"])
+        for name in content["val data"].keys() & run.val_sets.keys():
+            run.val_sets[name].load_state_dict(content["val data"][name])
         randomness.restore(content["random"])
 
 
@@ -131,30 +153,60 @@ def _restore_net(run: Run, content: Mapping[str, Any], source: str) -> None:
         _restore_flags(state.module, set(content["frozen"]), set(content["held"]))
     if run.keeper is not None:
         run.keeper.take_in_unfrozen(state)
+        run.keeper.look_over(state, run.loss)
     checkpoint.load_into(state.module, content["model"], source)
+    state.load_buffers(content.get("buffers", {}))
     if state.optimizer is not None and content["optimizer"] is not None:
         state.optimizer.load_state_dict(content["optimizer"])
+    _restore_parts("optimizers", content.get("optimizers", {}), state.optimizers)
+    _restore_parts("parts", content.get("parts", {}), state.parts)
     state.load_gradients(content.get("gradients", {}))
 
 
 def _restore_flags(module: nn.Module, frozen: set[str], held: set[str]) -> None:
     for name, parameter in module.named_parameters():
-        parameter.requires_grad = name not in frozen
+        parameter.requires_grad = bare(name) not in frozen
     modes = {id(child): parent.training for parent in module.modules() for child in parent.children()}
     for name, part in module.named_modules():
-        if name in held:
+        if bare(name) in held:
             isolate.hold(part)
         else:
             isolate.release(part, modes.get(id(part), True))
+
+
+def _refuse_fewer(run: Run, progress: Mapping[str, Any], source: str) -> None:
+    epoch, batch = progress["epoch"], progress["batch"]
+    if (epoch, batch) > (run.epochs, 0):
+        trained = f"{epoch} epochs" + (f" and {batch} batches" if batch else "")
+        raise CheckpointError(
+            f"{source} has {trained} behind it, and epochs={run.epochs} asks for fewer. Nothing was changed. Ask for "
+            "more epochs, or begin anew in another directory."
+        )
+
+
+def _by_identity(kept: Mapping[str, Any], names: Mapping[str, str], here: Mapping[str, Stateful]) -> dict[str, Any]:
+    """Return the states by the names that callbacks have here: of several of one class some may have gone or come."""
+    left, found = dict(kept), {}
+    for name, extra in here.items():
+        same = next((other for other in _alike(left, name) if names.get(other) == repr(extra)), None)
+        chosen = same or (name if len(_alike(kept, name)) == len(_alike(here, name)) else None)
+        if chosen in left:
+            found[name] = left.pop(chosen)
+    return found | {names.get(name, name): state for name, state in left.items()}
+
+
+def _alike(names: Mapping[str, Any], name: str) -> list[str]:
+    return [other for other in names if other.partition(" ")[0] == name.partition(" ")[0]]
 
 
 def _restore_parts(kind: str, kept: Mapping[str, Any], here: Mapping[str, Stateful]) -> None:
     for name in kept.keys() & here.keys():
         here[name].load_state_dict(kept[name])
     for name in kept.keys() - here.keys():
-        warnings.warn(
-            f"The checkpoint has a state of {name!r} among its {kind}, which this script lacks.", stacklevel=4
-        )
+        if not name.startswith("BackupAndRestore"):  # its files may be gone on from without it
+            hint = "" if kind == "callbacks" else " What a model has beside its net is made before fit, in __init__."
+            text = f"The checkpoint has a state of {name} among its {kind}, which this script lacks.{hint}"
+            warnings.warn(text, stacklevel=4)
     for name in here.keys() - kept.keys():
         if getattr(here[name], "stage", None) == "logger":
             continue  # a new one has nothing to go on with

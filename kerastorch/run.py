@@ -34,6 +34,9 @@ class Keeper(Protocol):
     def take_in_unfrozen(self, state: TrainState) -> None:
         """Let it train what is no longer frozen."""
 
+    def look_over(self, state: TrainState, loss: Objective | None) -> None:
+        """Take note of all that the model has by now beside its net and its optimizer."""
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -74,6 +77,7 @@ class Run:
         device: Where the net is.
         has_own_step: Whether `train_step` is the user's own.
         stop_reason: Why training ends early; None as long as it does not.
+        decision: Why it ends early for good; an interruption is none, the run can go on another time.
         interrupted: It ends inside the epoch, which then is not finished.
         current: The batch that is worked on, for the note on an error.
         prepare: Hands a batch through what callbacks do to it before it is used; the loop does so by itself.
@@ -117,6 +121,7 @@ class Run:
     prepare: Callable[[Batch], Batch] = _unset
     has_own_step: bool = False
     stop_reason: str | None = None
+    decision: str | None = None
     interrupted: bool = False
     current: Batch | None = None
     call: Callable[[Any], Any] | None = None
@@ -140,10 +145,11 @@ class Run:
     def stop(self, reason: str) -> None:
         """End training after this batch; validation and the end of the epoch still come."""
         self.stop_reason = self.stop_reason or reason
+        self.decision = self.decision or reason
 
     def interrupt(self, reason: str) -> None:
         """End training after this batch, whatever it is a part of."""
-        self.stop(reason)
+        self.stop_reason = self.stop_reason or reason
         self.interrupted = True
 
     def preempt(self, number: int) -> None:

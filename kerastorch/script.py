@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from kerastorch.run import Run
+from kerastorch.state import bare
 
 Difference = tuple[str, Any, Any]
 _SOFT = ("workers",)  # without a seed their number changes the augmentation, but neither samples nor order
@@ -21,12 +22,14 @@ def script(run: Run) -> dict[str, Any]:
     state = run.state
     optimizer = state.optimizer
     return {
-        "net": type(state.module).__name__,
-        "weights": {name: _shape(value) for name, value in state.module.state_dict().items()},
-        "parameters": [name for name, _ in state.module.named_parameters()],
+        "net": type(getattr(state.module, "_orig_mod", state.module)).__name__,
+        "weights": {bare(name): _shape(value) for name, value in state.module.state_dict().items()},
+        "parameters": [bare(name) for name, _ in state.module.named_parameters()],
         "optimizer": None if optimizer is None else type(optimizer).__name__,
         "groups": list(_groups(run)),
         "options": {} if optimizer is None else {name: _plain(value) for name, value in optimizer.defaults.items()},
+        "loss": None if run.loss is None else run.loss.name,
+        "metrics": sorted(state.metrics.metrics),
         "data": run.train_data.fingerprint(),
         "began": state.began,
     }
@@ -55,7 +58,7 @@ def unlike(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
         found += _first_difference(then["parameters"], now["parameters"], "parameter")
     found += _differences({"optimizer": then["optimizer"]}, {"optimizer": now["optimizer"]})
     if not found:
-        found += _first_difference(*_comparable(then["groups"], now["groups"]), "parameters of the optimizer, group")
+        found += _first_difference(*_comparable(then["groups"], now["groups"]), "parameter group")
     found += _differences(_hard(then["data"]), _hard(now["data"]), "training data: ")
     name = "steps of the optimizer before this fit"
     return [*found, *_differences({name: then["began"]}, {name: now["began"]})]
@@ -65,6 +68,9 @@ def worth_telling(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
     """Yield what two scripts differ in that goes on all the same."""
     for name, before, after in _differences(then["options"], now["options"]):
         yield f"the optimizer had {name}={before!r} there and has {after!r} here; that of the checkpoint goes on"
+    for name in ("loss", "metrics"):
+        if then[name] != now[name]:
+            yield f"{name}: {then[name]!r} there and {now[name]!r} here; the values of the running epoch are of both"
     if now["data"].get("seed") is None:
         for name, before, after in _differences(_soft(then["data"]), _soft(now["data"])):
             yield (
@@ -88,7 +94,7 @@ def _soft(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _groups(run: Run) -> Iterator[list[str]]:
-    names = {id(parameter): name for name, parameter in run.state.module.named_parameters()}
+    names = {id(parameter): bare(name) for name, parameter in run.state.module.named_parameters()}
     for group in () if run.state.optimizer is None else run.state.optimizer.param_groups:
         yield [names.get(id(parameter), "?") for parameter in group["params"]]
 

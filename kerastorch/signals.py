@@ -86,9 +86,9 @@ def _put_back(handlers: dict[int, Any], ours: _Handler) -> None:
 
 def _write(number: int, *, saves: bool) -> None:
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    done = "finished and saved" if saves else "finished first"
+    done = "will be finished and saved" if saves else "will be finished first"
     again = "press it again" if number == signal.SIGINT else "send it again"
-    note = f"\n{name}: this step is {done}; {again} to stop at once.\n".encode()
+    note = f"\n{name}: this step {done}; {again} to stop at once.\n".encode()
     with suppress(OSError):  # nobody reads any more
         os.write(2, _ERASE * os.isatty(2) + note)  # print is not safe here: it may have been interrupted itself
 

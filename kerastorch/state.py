@@ -24,6 +24,11 @@ class Stateful(Protocol):
         """Go on from there."""
 
 
+def bare(name: str) -> str:
+    """Return the name of a weight as it is without `torch.compile`: it is the same net."""
+    return name.removeprefix("_orig_mod.")
+
+
 @dataclass
 class TrainState:
     """Net, optimizer, sums and counters. Counters count what is finished, so they are right at any moment.
@@ -36,7 +41,8 @@ class TrainState:
         epoch: Epochs finished; also the number of the running one, from 0.
         batch: Batches finished in the running epoch.
         step: Optimizer steps since `compile`.
-        began: The step at which this `fit` began.
+        began: The step at which this `fit` began, or the one before it that came to no end.
+        is_open: A `fit` goes on, or came to no end.
         optimizers: Those that a step of the user's own holds, by the names of the model's attributes.
         parts: What else has a state, by name: schedulers and the like that the model holds, losses with weights.
         extras: What else belongs to this training, by name: the callbacks of the present `fit`.
@@ -51,6 +57,7 @@ class TrainState:
     batch: int = 0
     step: int = 0
     began: int = 0
+    is_open: bool = False
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     parts: Mapping[str, Stateful] = field(default_factory=dict)
     extras: Mapping[str, Stateful] = field(default_factory=dict)
@@ -66,7 +73,8 @@ class TrainState:
         self.history = History()
         self.epoch = epoch
         self.batch = 0
-        self.began = self.step
+        self.began = self.began if self.is_open else self.step  # the same cell of a notebook, run again after Ctrl-C
+        self.is_open = True
 
     def begin_epoch(self) -> None:
         """Forget the sums of the last epoch, start the clock."""
@@ -93,6 +101,7 @@ class TrainState:
         in_epoch = self.batch > 0
         return {
             "model": self.module.state_dict(),
+            "buffers": self._buffers(),
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
@@ -124,10 +133,21 @@ class TrainState:
 
     def load_gradients(self, gradients: Mapping[str, Any]) -> None:
         """Take gradients from a `state_dict`, by the names of their parameters."""
-        parameters = dict(self.module.named_parameters())
+        parameters = {bare(name): parameter for name, parameter in self.module.named_parameters()}
         for name, gradient in gradients.items():
             parameters[name].grad = gradient.to(parameters[name].device, copy=True)
 
+    def load_buffers(self, buffers: Mapping[str, Any]) -> None:
+        """Take buffers from a `state_dict`."""
+        for name, buffer in self._buffers().items():
+            if name in buffers and buffers[name].shape == buffer.shape:
+                buffer.copy_(buffers[name])
+
+    def _buffers(self) -> dict[str, Any]:
+        """Return buffers that are in no state_dict of the net, but may change in training."""
+        kept = self.module.state_dict().keys()
+        return {bare(name): buffer for name, buffer in self.module.named_buffers() if name not in kept}
+
     def _gradients(self) -> dict[str, Any]:
         named = self.module.named_parameters()
-        return {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+        return {bare(name): parameter.grad for name, parameter in named if parameter.grad is not None}

@@ -59,7 +59,7 @@ def test_the_first_ctrl_c_finishes_the_batch_and_ends_training_as_if_it_were_ove
     assert "the end of training" in out
     assert re.search(r"Stopped by Ctrl-C (in|after) epoch \d+", err)
     assert "history " in out
-    assert "Ctrl-C: this step is finished first; press it again to stop at once" in err
+    assert "Ctrl-C: this step will be finished first; press it again to stop at once" in err
     assert "Traceback" not in err
 
 
@@ -147,7 +147,7 @@ def test_the_first_signal_of_any_kind_takes_a_note_and_the_second_stops_at_once(
         signal.raise_signal(number)
     assert numbers == [signal.SIGTERM]
     assert present() == before
-    assert capfd.readouterr().err == "\nSIGTERM: this step is finished and saved; send it again to stop at once.\n"
+    assert capfd.readouterr().err == "\nSIGTERM: this step will be finished and saved; send it again to stop at once.\n"
     if number != signal.SIGINT:
         assert caught.value.code == 128 + number
 

@@ -111,7 +111,7 @@ def test_a_checkpoint_holds_everything_that_training_changes():
     state.history.append(0, {"loss": 1.0})
     found = state.state_dict()
     assert set(found) == {
-        *("model", "optimizer", "optimizers", "parts", "gradients"),
+        *("model", "buffers", "optimizer", "optimizers", "parts", "gradients"),
         *("progress", "metrics", "callbacks", "history"),
     }
     assert list(found["model"]) == ["weight", "bias"]

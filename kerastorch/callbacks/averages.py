@@ -129,6 +129,8 @@ class Averages:
         self._live = {name: tensor for name, tensor in tensors.items() if name in wanted}
         self._averages = _placed(state["averages"], self._live)
         self._raw = _placed(state["raw"], self._live)
+        if not self.count:
+            self.follow_net()
 
     def _tensors(self) -> Iterator[tuple[str, Tensor, bool]]:
         """Yield what could be averaged, and whether training changes it."""

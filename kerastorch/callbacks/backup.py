@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ from kerastorch.hooks import Callback, Hooks, Logs, Stage
 from kerastorch.run import Resumed
 
 _FINISHED = "finished.pt"
+_ended: Counter[Path] = Counter()  # complete trainings of this process whose files are deleted, by directory
 _PATTERN = "backup-[0-9]*-[0-9]*.pt"
 
 
@@ -71,10 +74,14 @@ class BackupAndRestore(Callback):
         self.keep = keep
         self.delete_checkpoint = delete_checkpoint
         self.background = background
-        self.last: Path | None = None
+        self.last: str | None = None
         self._batches, self._seconds = _frequency(save_freq)
         self._writer: checkpoint.Writer | None = None
+        self._home = self.directory
         self._good: list[Path] = []
+        self._submitted: Path | None = None
+        self._validating: dict[str, Any] | None = None
+        self._has_begun = self._is_over = False
 
     def __repr__(self) -> str:
         return (
@@ -84,14 +91,16 @@ class BackupAndRestore(Callback):
 
     @contextmanager
     def around(self, hooks: Hooks) -> Iterator[None]:
-        """Hold the directory, and find where to go on."""
+        """Hold the directory, and find where to go on; at the end of a complete training, delete what is no use."""
         if not self.run.trains:
             yield
             return
+        self._home = self.directory.absolute()  # the script may change its own directory
+        self.last, self._submitted, self._good = None, None, []
+        self._done, self._validating = 0, None
+        self._has_begun = self._is_over = False
         with self._held():
-            checkpoint.sweep(self.directory)
-            self.last, self._good = None, []
-            self._done = 0
+            checkpoint.sweep(self._home)
             self._next = monotonic() + self._seconds if self._seconds else 0.0
             self._writer = checkpoint.Writer() if self.background else None
             self.run.peers["backup"].append(self)
@@ -100,6 +109,13 @@ class BackupAndRestore(Callback):
                 yield
             finally:
                 self._wait()
+            if self._is_over and self.delete_checkpoint and self.run.signal is None:  # else what follows fit is not run
+                _ended[self._home] += 1
+                self._delete()
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Note that the file fits the script, if there was one."""
+        self._has_begun = True
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Write, if it is time."""
@@ -107,41 +123,48 @@ class BackupAndRestore(Callback):
         if (self._batches and self._done % self._batches == 0) or (self._seconds and monotonic() >= self._next):
             self._save()
 
+    def on_test_begin(self, logs: Logs) -> None:
+        """Note where the data of the validation are, which is done again after an interruption."""
+        if self.run.trains and self._validating is None:
+            self._validating = {name: data.state_dict(0) for name, data in self.run.val_sets.items()}
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Write, if it is time."""
-        if self.save_freq == "epoch" or (self._seconds and monotonic() >= self._next):
+        self._validating = None
+        is_last = epoch + 1 == self.run.epochs or self.run.stop_reason is not None
+        is_time = self.save_freq == "epoch" or (self._seconds and monotonic() >= self._next)
+        if is_time or (is_last and not self.delete_checkpoint):  # a training that is kept can be made longer
             self._save()
 
     def on_interrupt(self) -> None:
         """Write at once: the process is about to end."""
-        if self.run.lost:
-            return
         self._save()
         self._wait()
 
     def on_train_end(self, logs: Logs) -> None:
-        """Delete the files of a complete training, or add its end."""
+        """Note that the training is complete, and its end if that is kept."""
         self._wait()
         run = self.run
-        if run.interrupted:
+        if run.interrupted or self._is_lost():
             return
-        if self.delete_checkpoint:
-            for path in (*self.directory.glob(_PATTERN), self.directory / _FINISHED):
-                path.unlink(missing_ok=True)
-            self.last = run.last_good = None
-            return
-        content = resume.content_of(run)
-        content["progress"]["finished"] = True
-        checkpoint.save(content, self.directory / _FINISHED)
+        self._is_over = True
+        if not self.delete_checkpoint:
+            content = resume.content_of(run)
+            content["progress"]["finished"] = True
+            checkpoint.save(content, self._home / _FINISHED)
 
     def on_exception(self, error: BaseException) -> None:
         """Say where the training can go on."""
-        if self.run.trains and self.last is not None:
+        if not self.run.trains:
+            return
+        with suppress(CheckpointError):  # this error is on its way already, or another came first
+            self._wait()
+        if self.last is not None and self._has_begun:
             add_note(error, f"kerastorch: the last backup is {self.last}. Run the script again to go on from there.")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many batches were counted."""
-        return {"batches": self._done}
+        """Return how many batches were counted, and how many fits with this directory came to their end before."""
+        return {"batches": self._done, "earlier": _ended[self._home]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting from there."""
@@ -150,73 +173,104 @@ class BackupAndRestore(Callback):
     @contextmanager
     def _held(self) -> Iterator[None]:
         locks = needs("filelock", purpose="BackupAndRestore")
-        self.directory.mkdir(parents=True, exist_ok=True)
-        lock = locks.FileLock(self.directory / ".lock", timeout=0)
         try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            lock = locks.FileLock(self._home / ".lock", timeout=0)
             lock.acquire()
         except locks.Timeout as error:
             raise BusyError(
                 f"Another process, or another fit of this one, is training with the backup in {self.directory}. Give "
                 "each training a directory of its own, or wait for that one to end."
             ) from error
+        except (OSError, NotImplementedError) as error:
+            raise CheckpointError(f"{self.directory} cannot be the directory of a backup: {error}.") from error
         try:
             yield
         finally:
             lock.release()
-            if self.last is None:  # nothing was kept
+            if not self._good and not (self._home / _FINISHED).exists():  # nothing was kept
                 Path(lock.lock_file).unlink(missing_ok=True)
                 with suppress(OSError):  # something else is in it
-                    self.directory.rmdir()
+                    self._home.rmdir()
+
+    def _files(self) -> list[Path]:
+        """Return the files that could be gone on from, the newest last."""
+        return sorted(self._home.glob(_PATTERN), key=lambda path: [int(part) for part in path.stem.split("-")[1:]])
 
     def _look_for_file(self) -> None:
         """Find the newest whole file."""
-        run, finished = self.run, self.directory / _FINISHED
+        run, finished = self.run, self._home / _FINISHED
         if finished.exists():
             found = self._read(finished)
-            if found is not None and (found.content["progress"].get("stop_reason") or found.epoch >= run.epochs):
+            if found is not None and (found.content["progress"].get("decision") or found.epoch >= run.epochs):
                 run.resumed = found
                 return
-        for path in sorted(self.directory.glob(_PATTERN), reverse=True):
+        for path in reversed(self._files()):
             found = self._read(path)
             if found is not None:
-                run.resumed = found
-                run.last_good = str(path)
-                self.last, self._good = path, [path]
+                self._refuse_another_fit(found)
+                run.resumed, run.last_good = found, self._shown(path)
+                self.last, self._good = self._shown(path), [path]
                 return
+
+    def _refuse_another_fit(self, found: Resumed) -> None:
+        earlier = found.content.get("callbacks", {}).get("BackupAndRestore", {}).get("earlier", 0)
+        if earlier != _ended[self._home]:
+            raise CheckpointError(
+                f"{found.source} is of fit number {earlier + 1} of a script with this directory, and this is number "
+                f"{_ended[self._home] + 1}. Nothing was changed. Give each fit a directory of its own, such as "
+                "f'runs/fold{number}', and delete this one."
+            )
 
     def _read(self, path: Path) -> Resumed | None:
         try:
-            return resume.read(path)
+            return dataclasses.replace(resume.read(path), source=self._shown(path))
         except CheckpointError as error:
             warnings.warn(f"{error} The backup before it is used, if there is one.", stacklevel=2)
             return None
 
+    def _shown(self, path: Path) -> str:
+        return str(self.directory / path.name)
+
     def _save(self) -> None:
-        run, state = self.run, self.run.state
-        path = self.directory / f"backup-{state.epoch:04d}-{state.batch:07d}.pt"
+        state = self.run.state
+        path = self._home / f"backup-{state.epoch:04d}-{state.batch:07d}.pt"
         self._next = monotonic() + self._seconds if self._seconds else 0.0
-        if path == self.last or run.lost:
+        if path == self._submitted or self._is_lost():
             return
-        broken = health.first_lost(state.module)
-        if broken is not None:
-            run.lost = True
-            warnings.warn(f"No backup is written any more: {broken} holds values that are not finite.", stacklevel=2)
-            return
-        content = resume.content_of(run)
+        content = resume.content_of(self.run)
+        if self._validating is not None:
+            content["val data"] = self._validating
         if self._writer is None:
             checkpoint.save(content, path)
             self._written(path)
         else:
             self._writer.submit(content, path, then=functools.partial(self._written, path))
-        self.last = path
+        self._submitted = path
+
+    def _is_lost(self) -> bool:
+        """Whether the net must not be saved; it is said once."""
+        run = self.run
+        broken = None if run.lost else health.first_lost(run.state.module)
+        if broken is not None:
+            run.lost = True
+            kept = "" if run.last_good is None else f" The last good one is {run.last_good}."
+            text = f"No backup is written any more: {broken} holds values that are not finite.{kept}"
+            warnings.warn(text, stacklevel=2)
+        return run.lost
 
     def _written(self, path: Path) -> None:
         """Delete the older ones, and those that are damaged."""
         self._good = [*self._good, path][-self.keep :]
-        self.run.last_good = str(path)
-        for other in self.directory.glob(_PATTERN):
+        self.last = self.run.last_good = self._shown(path)
+        for other in self._files():
             if other not in self._good:
                 other.unlink(missing_ok=True)
+
+    def _delete(self) -> None:
+        for path in (*self._files(), self._home / _FINISHED):
+            path.unlink(missing_ok=True)
+        self.last, self._good = None, []
 
     def _wait(self) -> None:
         if self._writer is not None:

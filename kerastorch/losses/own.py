@@ -94,7 +94,7 @@ class ComputedLoss(Objective):
 
     def __init__(self, function: Callable[[Batch, Any], Any], origin: Objective) -> None:
         self.function = function
-        self._origin = origin
+        self.origin = origin
 
     @property
     def name(self) -> str:
@@ -115,8 +115,8 @@ class ComputedLoss(Objective):
 
     def to(self, device: torch.device) -> None:
         """Move what is compiled."""
-        self._origin.to(device)
+        self.origin.to(device)
 
     def prediction(self, output: Any, target: Any) -> Any:
         """Return what metrics would see without the method."""
-        return self._origin.prediction(output, target)
+        return self.origin.prediction(output, target)

@@ -94,7 +94,7 @@ class MetricSet(Mapping[str, float]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device | None = None) -> None:
-        """Go on from there, in the middle of an epoch.
+        """Go on from there, in the middle of an epoch; sums of metrics that are not here are left out.
 
         Args:
             state: What `state_dict` has returned.
@@ -102,8 +102,10 @@ class MetricSet(Mapping[str, float]):
         """
         self.reset()
         self.samples = state["samples"]
-        self._sums = {name: [_taken_up(part, device) for part in parts] for name, parts in state["sums"].items()}
         self._recorded = set(state["recorded"])
+        known = self.noted | self._recorded
+        for name in state["sums"].keys() & known:
+            self._sums[name] = [_taken_up(part, device) for part in state["sums"][name]]
         for name, kept in state["metrics"].items():
             if name in self.metrics:
                 self.metrics[name].load_state_dict(kept)

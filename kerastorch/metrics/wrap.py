@@ -94,6 +94,8 @@ def _parts(metric: Any) -> list[Any]:
 
 def _sums_of(part: Any) -> dict[str, Any]:
     names = getattr(part, "_defaults", None)
+    if isinstance(part, nn.Module) and any(getattr(inner, "_defaults", None) is names for inner in part.children()):
+        return {}  # it speaks for the metric inside, which is a part of its own
     if names is None:  # of another library, or of the user's own: what it holds in plain attributes
         return {} if isinstance(part, nn.Module) else dict(vars(part))
     return {name: getattr(part, name) for name in (*names, "_update_count") if hasattr(part, name)}

@@ -74,7 +74,12 @@ def train(directory, result, options):
     random.seed(0)
     digits = Digits(options["data"])
     loader = DataLoader(
-        digits, 32, shuffle=True, num_workers=options["workers"], persistent_workers=options["persistent"]
+        digits,
+        32,
+        shuffle=True,
+        num_workers=options["workers"],
+        persistent_workers=options["persistent"],
+        multiprocessing_context="fork" if options["workers"] else None,  # whatever this process was started by
     )
     model = kt.Model(network())
     model.compile("cross_entropy", torch.optim.AdamW(model.parameters(), lr=1e-3), ["accuracy"])
