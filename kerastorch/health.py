@@ -99,7 +99,8 @@ class Statistics:
             buffer.copy_(copy)
 
     def _live(self) -> list[Tensor]:
-        return [part._buffers[name].detach() for part, name in self._places or ()]  # type: ignore[union-attr]
+        live: list[Any] = [part._buffers[name] for part, name in self._places or ()]
+        return [buffer.detach() if buffer.requires_grad else buffer for buffer in live]  # a view costs a copy's time
 
     def _narrow(self) -> None:
         rows = zip(self._places or (), self._copies, self._live(), strict=True)

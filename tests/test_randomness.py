@@ -48,6 +48,48 @@ def test_random_numbers_are_as_before(context):
     assert randomness.same(state, randomness.capture())
 
 
+@pytest.mark.parametrize("known", [True, False])
+@given(st.integers(0, 2**32 - 1), st.integers(0, 700), st.booleans(), st.booleans())
+def test_numpys_generator_comes_back_from_anywhere(known, seed, drawn, waits, waits_inside):
+    with pytest.MonkeyPatch.context() as patch:
+        if not known:  # a NumPy whose memory is another one
+            patch.setattr(randomness, "_words_of_numpy", lambda: None)
+        with randomness.kept():
+            np.random.seed(seed)
+            np.random.bytes(4 * drawn)
+            if waits:
+                np.random.normal()
+            before = randomness.state_of(np.random.mtrand._rand)
+            with randomness.derived(seed):
+                first = np.random.rand()
+                if waits_inside:
+                    np.random.normal()
+            assert before["has_gauss"] == waits
+            assert randomness.same(before, randomness.state_of(np.random.mtrand._rand))
+            with randomness.derived(seed):
+                assert np.random.rand() == first
+            assert randomness.same(before, randomness.state_of(np.random.mtrand._rand))
+
+
+def test_numpys_memory_is_known_here():
+    words = randomness._words_of_numpy()
+    state = np.random.get_state(legacy=False)["state"]
+    assert words.tolist() == [*state["key"].tolist(), state["pos"]]
+
+
+def test_another_generator_of_numpys_is_not_read_as_if_it_were_known():
+    if not hasattr(np.random, "set_bit_generator"):
+        pytest.skip("before NumPy 1.24 there is no other")
+    bits = np.random.get_bit_generator()
+    with randomness.kept():
+        try:
+            np.random.set_bit_generator(np.random.PCG64(1))
+            assert randomness._words_of_numpy() is None
+        finally:
+            np.random.set_bit_generator(bits)
+    assert randomness._words_of_numpy() is not None
+
+
 @given(st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=4))
 def test_numbers_follow_the_seeds(numbers):
     def drawn(*seeds):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -165,9 +164,9 @@ class Indices:
     def _hand_out(
         self, iterator: Iterator[Any], before: Mapping[int, Any], finished: int, expected: int | None
     ) -> Iterator[Any]:
-        check = seen = 0
+        check = seen = number = 0
         drawn = max([finished, *(number + 1 for number in before)])  # what was asked for ahead was drawn then, too
-        for number in itertools.count():
+        while self._foreign or seen < _CHECKED or number <= drawn:
             indices = self._draw_again(iterator, number, before) if number < drawn else self._draw(iterator, number)
             if indices is _END and number >= finished:
                 return
@@ -183,6 +182,10 @@ class Indices:
                 )  # a class with an __iter__ of its own begins late
             if number >= finished:
                 yield (self.epoch, number, indices) if self._numbered else indices
+            number += 1
+        for ahead, indices in enumerate(iterator, number):  # nothing is left to be seen to, and no time to be lost
+            self._recent.append((ahead, indices, check))
+            yield (self.epoch, ahead, indices) if self._numbered else indices
 
     def _draw(self, iterator: Iterator[Any], number: int) -> Any:
         before = self._state["before"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,8 +14,6 @@ from kerastorch.data import workers
 from kerastorch.data.indices import Indices
 from kerastorch.data.seeded import FETCH, ORDER, SeededSamples, SeededStream, UsersDataset, as_is
 from kerastorch.errors import DataError
-
-_END = object()
 
 
 class Reader:
@@ -102,16 +99,12 @@ class Reader:
         if self._keeps_last and self._stateful is not None:
             self._before_last = (index, self._stateful.state_dict())
         is_first, self._is_new = self._is_new, False
-        if is_first and self.workers and self._seed is not None:  # a class with an __iter__ of its own begins here
-            with randomness.derived(self._seed, self._epoch or 0, ORDER):
-                return next(iterator)
-        with self._drawn_by_seed(index):
+        if self._seed is None or (self.workers and not is_first):
             return next(iterator)
-
-    def _drawn_by_seed(self, index: int) -> AbstractContextManager[None]:
-        if self._seed is None or self.workers:
-            return nullcontext()
-        return randomness.derived(self._seed, self._epoch or 0, FETCH, index)
+        # With workers, a class with an __iter__ of its own begins here
+        numbers = (ORDER,) if self.workers else (FETCH, index)
+        with randomness.derived(self._seed, self._epoch or 0, *numbers):
+            return next(iterator)
 
     def _iterator(self) -> Iterator[Any]:
         if self._seed is None:
@@ -200,12 +193,13 @@ class Reader:
             self._set(state["begin"]["generators"])
             iterator = self._iterator()
             for index in range(start):
-                with self._drawn_by_seed(index):
-                    if next(iterator, _END) is _END:
-                        raise DataError(
-                            f"{self._name} cannot go on behind batch {start}: read again, it ends after {index} "
-                            "batches. It gave more before."
-                        )
+                try:
+                    self.fetch(iterator, index)
+                except StopIteration:
+                    raise DataError(
+                        f"{self._name} cannot go on behind batch {start}: read again, it ends after {index} "
+                        "batches. It gave more before."
+                    ) from None
         if not self.workers:
             self._set(state["generators"])
         return iterator

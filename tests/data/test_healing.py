@@ -34,7 +34,7 @@ class Deadly(Dataset):
 
 def batches(dataset, heal_workers, seed=1, **options):
     torch.manual_seed(0)
-    loader = DataLoader(dataset, 4, num_workers=2, **{"shuffle": True, **options})
+    loader = DataLoader(dataset, 4, **{"shuffle": True, "num_workers": 2, **options})
     source = adapt(loader, name="dl_train", training=True, seed=seed, heal_workers=heal_workers)
     try:
         return [(batch.x, batch.y) for epoch in range(2) for batch in source.batches(epoch)]
@@ -44,7 +44,7 @@ def batches(dataset, heal_workers, seed=1, **options):
 
 @pytest.mark.parametrize("options", [{}, {"persistent_workers": True}])
 def test_workers_that_die_are_begun_anew(tmp_path, options):
-    expected = batches(Deadly(tmp_path, 0), 0, **options)
+    expected = batches(Deadly(tmp_path, 0), 0, num_workers=0)
     with pytest.warns(UserWarning) as seen:
         found = batches(Deadly(tmp_path, 2), 2, **options)
     assert len(seen) == 2
