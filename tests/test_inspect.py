@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -57,9 +54,12 @@ def test_a_directory_without_any_is_an_error(folder, capsys):
     assert capsys.readouterr().out == "There is no checkpoint in folder.pt.\n"
 
 
-def test_it_is_a_command(folder):
-    command = [sys.executable, "-W", "error", "-m", "kerastorch.inspect", "b.pt", "nothing"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert result.returncode == 1
-    assert result.stdout.startswith("b.pt\n  kind        training state\n  state       whole\n")
-    assert result.stderr == ""
+def test_it_is_a_command(folder, run_program):
+    program = """
+        import runpy, sys, warnings
+        warnings.simplefilter("error")  # runpy's own too, which tells of a module that was imported before
+        runpy.run_module("kerastorch.inspect", run_name="__main__", alter_sys=True)
+    """
+    code, out, err = run_program(program, "b.pt", "nothing").ended()
+    assert (code, err) == (1, "")
+    assert out.startswith("b.pt\n  kind        training state\n  state       whole\n")

@@ -2,9 +2,7 @@ import functools
 import os
 import re
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 
@@ -40,22 +38,11 @@ print("history", len(history), len(model.history), flush=True)
 """
 
 
-def start(*, stubborn):
-    program = textwrap.dedent(PROGRAM.replace("{stubborn}", str(stubborn)))
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for line in process.stdout:
-        if line.startswith("batch 1"):
-            return process
-    raise AssertionError(process.communicate()[1])
-
-
-def test_the_first_ctrl_c_finishes_the_batch_and_ends_training_as_if_it_were_over():
-    process = start(stubborn=False)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
+def test_the_first_ctrl_c_finishes_the_batch_and_ends_training_as_if_it_were_over(run_program):
+    program = run_program(PROGRAM.replace("{stubborn}", "False")).wait_for("batch 1")
+    os.kill(program.pid, signal.SIGINT)
+    code, out, err = program.ended()
+    assert code == 0, err
     assert "the end of training" in out
     assert re.search(r"Stopped by Ctrl-C (in|after) epoch \d+", err)
     assert "history " in out
@@ -63,18 +50,16 @@ def test_the_first_ctrl_c_finishes_the_batch_and_ends_training_as_if_it_were_ove
     assert "Traceback" not in err
 
 
-def test_the_second_ctrl_c_stops_at_once():
-    process = start(stubborn=True)
-    for line in process.stdout:
-        if line.startswith("batch 1"):  # of the second epoch: step 5 comes next, and sleeps
-            break
+def test_the_second_ctrl_c_stops_at_once(run_program):
+    program = run_program(PROGRAM.replace("{stubborn}", "True"))
+    program.wait_for("batch 1", 2)  # of the second epoch: step 5 comes next, and sleeps
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    os.kill(program.pid, signal.SIGINT)
     time.sleep(0.3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
-    assert process.returncode != 0
+    assert program.is_running
+    os.kill(program.pid, signal.SIGINT)
+    code, out, err = program.ended(10)
+    assert code != 0
     assert "on_exception KeyboardInterrupt" in out
     assert "the end of training" not in out
     assert "KeyboardInterrupt" in err
@@ -188,6 +173,17 @@ def test_nothing_is_done_in_a_thread():
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_what_a_signal_would_have_done_is_done_in_the_end():
+    for number, is_saved in [(None, True), (None, False), (signal.SIGINT, False)]:
+        signals.obey(number, is_saved=is_saved)
+    with pytest.raises(KeyboardInterrupt):
+        signals.obey(signal.SIGINT, is_saved=True)
+    for is_saved in (True, False):
+        with pytest.raises(SystemExit) as caught:
+            signals.obey(signal.SIGTERM, is_saved=is_saved)
+        assert caught.value.code == 128 + signal.SIGTERM
 
 
 def test_a_message_that_nobody_can_read_is_no_error(monkeypatch):

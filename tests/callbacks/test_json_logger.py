@@ -2,9 +2,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
@@ -94,7 +91,7 @@ def test_a_torn_last_line_is_taken_away(tmp_path, end, kept):
     assert [row["epoch"] for row in rows(path)] == [*[6, 7, 0][:kept], 0]
 
 
-def test_a_process_that_is_killed_loses_at_most_the_line_that_it_writes(tmp_path):
+def test_a_process_that_is_killed_loses_at_most_the_line_that_it_writes(tmp_path, run_program):
     path = tmp_path / "log.jsonl"
     program = f"""
         import torch, kerastorch as kt
@@ -104,12 +101,12 @@ def test_a_process_that_is_killed_loses_at_most_the_line_that_it_writes(tmp_path
         logger = kt.callbacks.JSONLogger({str(path)!r}, update_freq=1)
         model.fit(10**6, data, batch_size=4, verbose=0, callbacks=[logger])
     """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
+    process = run_program(program)
     while not path.exists() or path.stat().st_size < 3_000:
         time.sleep(0.02)
-        assert process.poll() is None
+        assert process.is_running
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.ended()[0] == -signal.SIGKILL
     lines = path.read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines[:-1]]
     assert steps == sorted(steps)

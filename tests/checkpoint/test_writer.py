@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -172,11 +170,12 @@ def trial():
     """Stand for what cannot be saved."""
 
 
-def test_the_program_does_not_end_before_the_file_is_whole(tmp_path):
-    program = (
-        "import torch\nfrom kerastorch import checkpoint\n"
-        "checkpoint.Writer().submit({'weight': torch.ones(5_000_000)}, 'a.pt')\nraise SystemExit(3)"
-    )
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False)
-    assert result.returncode == 3
+def test_the_program_does_not_end_before_the_file_is_whole(tmp_path, run_program):
+    program = """
+        import torch
+        from kerastorch import checkpoint
+        checkpoint.Writer().submit({"weight": torch.ones(5_000_000)}, "a.pt")
+        raise SystemExit(3)
+    """
+    assert run_program(program).ended()[0] == 3
     assert checkpoint.load(tmp_path / "a.pt")["weight"].sum() == 5_000_000

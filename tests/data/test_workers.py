@@ -3,7 +3,6 @@
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -67,55 +66,34 @@ if __name__ == "__main__":
 """
 
 
-class Trial:
-    """A program that trains, in a session of its own, so that what it leaves behind can be found."""
+def trial(run_program, *, workers=2, context="fork", read=0.01, step=0.2, size=0):
+    """Run a program that trains, in a session of its own, so that what it leaves behind can be found."""
+    return run_program(PROGRAM, workers, context, read, step, size)
 
-    def __init__(self, folder, *, workers=2, context="fork", read=0.01, step=0.2, size=0):
-        program = folder / "program.py"
-        program.write_text(PROGRAM)
-        arguments = [str(value) for value in (workers, context, read, step, size)]
-        paths = os.pathsep.join(path for path in sys.path if path)
-        self.process = subprocess.Popen(
-            [sys.executable, str(program), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        )
-        self.pid = self.process.pid
 
-    def wait_for(self, word, times=1):
-        for line in self.process.stdout:
-            times -= line.startswith(word)
-            if not times:
-                return self
-        raise AssertionError(self.process.communicate()[1])
+def workers_of(program):
+    return [pid for pid in left_by(program) if parent(pid) == program.pid and b"resource_tracker" not in command(pid)]
 
-    def workers(self):
-        return [pid for pid in self.left() if parent(pid) == self.pid and b"resource_tracker" not in command(pid)]
 
-    def send(self, number, to):
-        if to == "main":
-            os.kill(self.pid, number)
-        elif to == "group":
-            os.killpg(self.pid, number)
-        else:
-            for pid in [*self.workers(), self.pid]:  # the worst order
-                os.kill(pid, number)
+def send(number, program, to):
+    if to == "main":
+        os.kill(program.pid, number)
+    elif to == "group":
+        os.killpg(program.pid, number)
+    else:
+        for pid in [*workers_of(program), program.pid]:  # the worst order
+            os.kill(pid, number)
 
-    def ended(self):
-        out, err = self.process.communicate(timeout=20)
-        return self.process.returncode, out, err
 
-    def left(self):
-        return [pid for pid in processes() if pid != self.pid and session(pid) == self.pid]
+def left_by(program):
+    return [pid for pid in processes() if pid != program.pid and session(pid) == program.pid]
 
-    def leaves_nothing(self, seconds):
-        deadline = time.monotonic() + seconds
-        while self.left() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return not self.left()
+
+def leaves_nothing(program, seconds):
+    deadline = time.monotonic() + seconds
+    while left_by(program) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not left_by(program)
 
 
 def processes():
@@ -153,34 +131,36 @@ def command(pid):
         (signal.SIGINT, "group", 0.01, 0.2, 1, "spawn"),
     ],
 )
-def test_a_signal_ends_training_in_order_whoever_gets_it(tmp_path, number, to, read, step, workers, context):
-    trial = Trial(tmp_path, workers=workers, context=context, read=read, step=step).wait_for("fetched", 2)
-    trial.send(number, to)
-    code, out, err = trial.ended()
+def test_a_signal_ends_training_in_order_whoever_gets_it(run_program, number, to, read, step, workers, context):
+    program = trial(run_program, workers=workers, context=context, read=read, step=step).wait_for("fetched", 2)
+    send(number, program, to)
+    code, out, err = program.ended()
     assert code == 128 + number, err
     assert out.split()[-1] == "saved"
     assert out.count("saved") == 1
     assert err.strip().count("\n") == 0, err  # the message of ours, and nothing of the workers'
-    assert trial.leaves_nothing(5)
+    assert leaves_nothing(program, 5)
 
 
-def test_the_second_signal_stops_at_once_and_leaves_no_worker(tmp_path):
-    trial = Trial(tmp_path, step=30).wait_for("fetched")
-    trial.send(signal.SIGTERM, "main")
+def test_the_second_signal_stops_at_once_and_leaves_no_worker(run_program):
+    program = trial(run_program, step=30).wait_for("fetched")
+    send(signal.SIGTERM, program, "main")
     time.sleep(0.3)
-    assert trial.process.poll() is None
-    trial.send(signal.SIGTERM, "main")
-    code, out, err = trial.ended()
+    assert program.is_running
+    send(signal.SIGTERM, program, "main")
+    code, out, err = program.ended(20)
     assert (code, out.count("saved"), err.count("Traceback")) == (128 + signal.SIGTERM, 0, 0)
-    assert trial.leaves_nothing(5)
+    assert leaves_nothing(program, 5)
 
 
-def test_workers_go_when_the_process_that_trains_was_killed(tmp_path):
-    trial = Trial(tmp_path, step=0.5, size=300_000).wait_for("stepped")  # workers that wait for room in their queue
-    assert len(trial.workers()) == 2
-    trial.send(signal.SIGKILL, "main")
-    trial.process.communicate()
-    assert trial.leaves_nothing(10)
+def test_workers_go_when_the_process_that_trains_was_killed(run_program):
+    program = trial(run_program, step=0.5, size=300_000).wait_for(
+        "stepped"
+    )  # workers that wait for room in their queue
+    assert len(workers_of(program)) == 2
+    send(signal.SIGKILL, program, "main")
+    assert program.ended()[0] == -signal.SIGKILL
+    assert leaves_nothing(program, 10)
 
 
 class Rows(Dataset):
@@ -229,7 +209,8 @@ def test_the_initialiser_can_be_pickled():
     assert pickle.loads(pickle.dumps(initialiser(default_for_usr1))).args == (default_for_usr1,)
 
 
-def test_after_sigterm_a_worker_goes_on_for_a_while_and_at_the_second_it_ends(started):
+def test_after_sigterm_a_worker_goes_on_for_a_while_and_at_the_second_it_ends(started, monkeypatch):
+    monkeypatch.setattr("kerastorch.signals.REPRIEVE", 1)
     iterator = started()
     assert [next(iterator)[0].item() for _ in range(2)] == [0, 4]  # one from each: both have begun
     first, second = iterator._workers
@@ -314,6 +295,13 @@ def test_an_error_of_the_dataset_is_no_death_and_is_told_without_delay(started):
     assert dead_worker(EOFError(), iter(DataLoader(Rows()))) is None
 
 
+def test_a_pipe_that_breaks_while_all_workers_live_is_waited_for_and_no_death(started, monkeypatch):
+    monkeypatch.setattr("kerastorch.data.workers._SHOWS", 0.1)
+    before = time.monotonic()
+    assert dead_worker(EOFError(), started()) is None
+    assert time.monotonic() - before >= 0.1
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [(-7, "SIGBUS. Most often shared memory is too small"), (-11, "SIGSEGV. That is a crash"), (-40, "signal 40")],
@@ -333,7 +321,8 @@ def test_a_worker_that_does_not_listen_is_killed(started, monkeypatch):
     shut_down(iterator)
 
 
-def test_workers_that_are_done_or_dead_are_shut_down_too(started):
+def test_workers_that_are_done_or_dead_are_shut_down_too(started, monkeypatch):
+    monkeypatch.setattr("kerastorch.data.workers._PATIENCE", 0.3)
     iterator = started()
     next(iterator)
     os.kill(iterator._workers[0].pid, signal.SIGSTOP)

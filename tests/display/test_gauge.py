@@ -97,6 +97,13 @@ def test_many_values_take_three_lines_and_then_are_counted():
     assert "fit: 1:00 left" in lines[-1]
 
 
+def test_what_others_add_is_never_left_out():
+    more = [(f"a longer piece of number {index:04}", "dim") for index in range(12)]
+    below = " ".join(text(half_way().lines(79, 12, more))[1:])
+    assert all(piece in below for piece, _ in more)
+    assert "+2 more" in below
+
+
 def test_nan_is_marked():
     lines = half_way({"loss": math.nan, "mae": math.inf}).lines(79, 12)
     assert [piece for piece in lines[1] if piece[1] == "bad"] == [("nan", "bad"), ("inf", "bad")]

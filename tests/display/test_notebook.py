@@ -1,5 +1,4 @@
 import re
-import subprocess
 import sys
 
 import pytest
@@ -206,12 +205,9 @@ def test_a_notebook_is_known_by_its_shell(monkeypatch):
         assert in_notebook() is expected
 
 
-def test_nothing_is_imported_to_find_out():
-    program = (
-        "import sys, kerastorch as kt, kerastorch.display as d; d.display('auto'); print('IPython' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+def test_nothing_is_imported_to_find_out(run_program):
+    program = "import sys, kerastorch.display as d; d.display('auto'); print('IPython' in sys.modules)"
+    assert run_program(program).ended() == (0, "False\n", "")
 
 
 def test_what_callbacks_add_has_no_column_for_validation(notebook):
