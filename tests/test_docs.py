@@ -31,3 +31,12 @@ def test_the_page_on_callbacks_names_them_all():
     names = set(kt.callbacks.__all__) - {"Callback", "Logger"}
     assert [name for name in names if f"`{name}`" not in text] == []
     assert "kt.callbacks.Logger" in text
+
+
+def test_every_promise_has_its_test():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[^`:]+)(?:::(\w+))?`", text)
+    assert len(named) >= 15
+    for path, name in named:
+        assert (ROOT / path).exists(), path
+        assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name
