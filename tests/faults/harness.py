@@ -144,7 +144,7 @@ def _differences(one: Any, other: Any, place: str) -> Any:
     if isinstance(one, (list, tuple)):
         one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, dict):
-        for key in one.keys() | other.keys():
+        for key in dict.fromkeys([*one, *other]):
             if key in one and key in other:
                 yield from _differences(one[key], other[key], f"{place}/{key}")
             else:
