@@ -82,7 +82,8 @@ class GoOn(kt.Callback):
         self.content = copy.deepcopy(killed.content)
 
     def around(self, hooks):
-        self.content["script"]["began"] = self.run.state.step  # the same model may be used again
+        state = self.run.state
+        self.content["script"]["began"] = state.began if state.is_open else state.step  # the model may be used again
         progress = {name: self.content["progress"][name] for name in ("epoch", "batch", "step")}
         self.run.resumed = Resumed(**progress, source="backup.pt", content=self.content)
         return super().around(hooks)
