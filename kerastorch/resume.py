@@ -99,9 +99,10 @@ def begin(run: Run) -> None:
     if "script" in content:
         _compare(content, source, run)
     else:
-        warnings.warn(
-            f"{source} is of an older version and has no position in the data: order begins anew.", stacklevel=2
-        )
+        text = f"{source} is of an older version and has no position in the data; the epoch begins anew."
+        warnings.warn(text, stacklevel=2)
+        content = {**content, "progress": {**content["progress"], "batch": 0}}
+        run.resumed = dataclasses.replace(run.resumed, batch=0, content=content)
     _refuse_fewer(run, content["progress"], source)
     run.state.load_progress(content)
     decision = content["progress"].get("decision")

@@ -81,7 +81,7 @@ def worth_telling(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
 
 def surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Yield what two environments differ in."""
-    for name, before, after in _differences(then, now):
+    for name, before, after in _differences(then, {name: now[name] for name in then if name in now}):
         yield f"{name} was {before!r} there and is {after!r} here; last digits may differ"
 
 

@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -505,3 +506,69 @@ def test_ten_thousand_epochs_come_after_nine_thousand(tmp_path):
     callbacks = [BackupAndRestore(tmp_path), looks]
     simple().fit(10_001, (X, Y), initial_epoch=9_998, callbacks=callbacks, verbose=0)
     assert begun == [10_000]
+
+
+def test_a_file_of_the_first_format_goes_on_with_its_epoch_from_the_beginning(tmp_path):
+    class Keeps(kt.Callback):
+        def on_train_batch_end(self, batch, logs):
+            if self.run.state.step == 10:
+                content = self.run.state.state_dict()
+                for name in ("buffers", "parts", "gradients", "metrics"):
+                    del content[name]
+                content["progress"] = {"epoch": 1, "batch": 3, "step": 10}
+                torch.save({"format": 1, "torch": str(torch.__version__), **content}, tmp_path / "old.pt")
+                raise Killed
+
+    with pytest.raises(Killed):
+        simple().fit(3, loader(), callbacks=[Keeps()], verbose=0)
+    old, batches = torch.load(tmp_path / "old.pt", weights_only=True), []
+    looks = LambdaCallback(on_train_batch_begin=lambda batch, logs: batches.append(batch))
+    model = simple()
+    with pytest.warns(
+        UserWarning, match="is of an older version and has no position in the data; the epoch begins anew"
+    ):
+        model.fit(3, loader(), resume=tmp_path / "old.pt", callbacks=[looks], verbose=0)
+    assert batches == [*range(7), *range(7)]
+    assert model.history.epoch == [0, 1, 2]
+    assert model.history.rows[0] == old["history"]["rows"][0]
+    assert model._session.state.step == 10 + 14
+
+
+def test_another_number_of_workers_without_a_seed_is_told(tmp_path):
+    def train(workers, *more):
+        data = DataLoader(TensorDataset(X, Y), 8, shuffle=True, num_workers=workers)
+        model = simple()
+        model.fit(2, data, callbacks=[BackupAndRestore(tmp_path, 1), *more], verbose=0)
+        return model
+
+    whole = simple()
+    whole.fit(2, loader(), verbose=0)
+    with pytest.raises(Killed):
+        train(0, Kill(1, 3))
+    with pytest.warns(UserWarning, match=r"workers were 0 there and are 1 here; samples and order are the same, but"):
+        assert same(whole, train(1))
+
+
+def test_another_number_of_parameter_groups_is_refused(tmp_path):
+    def train(groups, *more):
+        torch.manual_seed(0)
+        net = nn.Linear(4, 2)
+        given = [{"params": [each]} for each in net.parameters()] if groups == 2 else list(net.parameters())
+        model = kt.Model(net)
+        model.compile("cross_entropy", torch.optim.Adam(given, lr=torch.tensor(0.01), capturable=False))
+        model.fit(2, loader(), callbacks=[BackupAndRestore(tmp_path, 1), *more], verbose=0)
+
+    with pytest.raises(Killed):
+        train(1, Kill(1, 3))
+    with pytest.raises(CheckpointError, match="number of parameter groups: 1 in the checkpoint, 2 in this script"):
+        train(2)
+
+
+def test_a_net_whose_shapes_are_not_known_yet(tmp_path):
+    def make():
+        torch.manual_seed(0)
+        model = kt.Model(nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 2)))
+        model.compile("cross_entropy", partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+        return model
+
+    compared(tmp_path, make, Kill(1, 3))
