@@ -321,9 +321,8 @@ CALLBACKS = {
 }
 
 
-@pytest.mark.parametrize("save_freq", [1, 3, "epoch"])
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("name", CALLBACKS)
+@pytest.mark.parametrize(("name", "save_freq"), [*((name, 1) for name in CALLBACKS), ("all", 3), ("all", "epoch")])
 def test_any_callback_at_any_moment(tmp_path, name, moment, save_freq):
     form, others = FORMS["tensors"], CALLBACKS[name]
     whole = trained(tmp_path / "whole", form, others=others)

@@ -7,7 +7,7 @@ import harness
 import pytest
 import torch
 
-KILLS = int(os.environ.get("KERASTORCH_KILLS", "20"))  # scripts/soak takes more
+KILLS = int(os.environ.get("KERASTORCH_KILLS", "12"))  # scripts/soak takes more
 CONFIGURATIONS = {
     "every step": {"save_freq": 1},
     "every fifth step, in the background": {"save_freq": 5, "background": True},
