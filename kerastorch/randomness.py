@@ -27,10 +27,10 @@ _PARTS = ("sampler", "batch_sampler", "dataset", "datasets", "transform", "trans
 def capture() -> dict[str, Any]:
     """Return where the generators of Python, NumPy and torch are, on the CPU and on every CUDA device in use.
 
-    About 80 us on the CPU, most of it NumPy's.
+    About 0.1 ms on the CPU, most of it NumPy's.
     """
     return {
-        "python": random.getstate(),
+        "python": _packed(random.getstate()),
         "numpy": _plain(np.random.get_state(legacy=False)),
         "torch": torch.default_generator.get_state(),
         "cuda": dict(enumerate(torch.cuda.get_rng_state_all())) if _has_cuda() else {},
@@ -39,7 +39,7 @@ def capture() -> dict[str, Any]:
 
 def restore(state: Mapping[str, Any]) -> None:
     """Put back what `capture` returned; of devices, those that are there."""
-    random.setstate(_tuples(state["python"]))
+    random.setstate(_unpacked(state["python"]))
     np.random.set_state(_arrays(state["numpy"]))
     torch.default_generator.set_state(state["torch"])
     for device, numbers in state["cuda"].items():
@@ -181,7 +181,7 @@ def state_of(generator: Generator) -> Any:
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, random.Random):
-        return generator.getstate()
+        return _packed(generator.getstate())
     if isinstance(generator, np.random.RandomState):
         return _plain(generator.get_state(legacy=False))
     return _plain(generator.bit_generator.state)
@@ -192,7 +192,7 @@ def set_state(generator: Generator, state: Any) -> None:
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     elif isinstance(generator, random.Random):
-        generator.setstate(_tuples(state))
+        generator.setstate(_unpacked(state))
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(_arrays(state))
     else:
@@ -211,7 +211,11 @@ def _arrays(state: Any) -> Any:
     return state.numpy() if isinstance(state, Tensor) else state
 
 
-def _tuples(state: Any) -> Any:
-    """Make tuples of lists: what was read from a file may have them, and Python wants its own form."""
+def _packed(state: Any) -> dict[str, Any]:
+    """Hold the 625 words of Python's generator in one tensor, which is written much sooner."""
     version, words, gauss = state
-    return version, tuple(words), gauss
+    return {"version": version, "words": torch.tensor(words), "gauss": gauss}
+
+
+def _unpacked(state: Mapping[str, Any]) -> Any:
+    return state["version"], tuple(state["words"].tolist()), state["gauss"]

@@ -32,13 +32,6 @@ def test_what_was_captured_comes_back_from_a_file():
     assert draw() == first
 
 
-def test_lists_of_a_file_are_taken_too():
-    state = randomness.capture()
-    version, words, gauss = state["python"]
-    randomness.restore({**state, "python": [version, list(words), gauss]})
-    assert randomness.same(state, randomness.capture())
-
-
 @pytest.mark.parametrize("context", [randomness.kept, lambda: randomness.derived(1, 2)])
 def test_random_numbers_are_as_before(context):
     state = randomness.capture()
