@@ -2,8 +2,9 @@
 
     python -m benchmarks.checkpoint
 
-Wall time of training with Adam without a backup, with one at the end of each epoch, and with one in the background, for
-epochs of about ten seconds; CPU time per batch of reading a DataLoader with and without `seed=`; and CPU time per step
+How long training with Adam waits for a backup at the end of each epoch and at its own end, written at once and in the
+background, for epochs of about ten seconds, which are told beside it: while a file is written they may be slower. Then
+CPU time per batch of reading a DataLoader with and without `seed=`; and CPU time per step
 of a tiny net with and without a `BackupAndRestore` that has nothing to write. They take turns, in an order of its own
 each round; medians of the rounds and of their ratios are shown. Give a path to write the figures as JSON.
 """
@@ -28,6 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import kerastorch as kt
 from benchmarks.overhead import net
 from kerastorch.callbacks import BackupAndRestore
+from kerastorch.hooks import Logs
 
 SIDE, BATCH = 2500, 64  # four square layers hold 25 million parameters
 
@@ -39,27 +41,52 @@ def large() -> kt.Model:
     return model
 
 
-def backups(directory: Path, steps: int, epochs: int) -> dict[str, Callable[[], float]]:
-    """Return trainings that return their seconds per epoch."""
+class Timed(BackupAndRestore):
+    """Notes how long training waits for it."""
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Begin to take notes."""
+        super().on_train_begin(logs)
+        self.waits: list[float] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Note the wait at the end of an epoch."""
+        began = time.perf_counter()
+        super().on_epoch_end(epoch, logs)
+        self.waits.append(time.perf_counter() - began)
+
+    def on_train_end(self, logs: Logs) -> None:
+        """Note the wait at the end."""
+        began = time.perf_counter()
+        super().on_train_end(logs)
+        self.last_wait = time.perf_counter() - began
+
+
+def waits(directory: Path, steps: int, epochs: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Train without a backup and with both kinds in turns; print and return the medians, in seconds."""
     x = torch.randn(BATCH, SIDE)
-    batches = [(x, x)] * steps
-
-    def seconds(make: Callable[[], list[kt.Callback]]) -> Callable[[], float]:
-        def train() -> float:
-            model = large()
+    ways = {"no backup": None, "at once": False, "in the background": True}
+    table: dict[str, list[tuple[float, float, float, float]]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way in random.sample(list(ways), len(ways)):
+            model, background = large(), ways[way]
             model.train_on_batch(x, x)  # the state of Adam is there
-            began = time.perf_counter()
-            model.fit(epochs, batches, callbacks=make(), verbose=0)
-            return (time.perf_counter() - began) / epochs
-
-        return train
-
-    return {
-        "no backup": seconds(list),
-        "no backup, once more": seconds(list),
-        "at the end of each epoch": seconds(lambda: [BackupAndRestore(directory)]),
-        "in the background": seconds(lambda: [BackupAndRestore(directory, background=True)]),
-    }
+            backup = Timed(directory, background=bool(background))
+            callbacks = [] if background is None else [backup]
+            history = model.fit(epochs, [(x, x)] * steps, callbacks=callbacks, verbose=0)
+            waited = backup.waits if callbacks else [0.0] * epochs
+            middle = statistics.median(waited[1:])
+            end = backup.last_wait if callbacks else 0.0
+            table[way].append((statistics.median(history["seconds"]), waited[0], middle, end))
+    names = ("epoch", "first wait", "wait", "wait at the end")
+    columns = {way: list(zip(*rows, strict=True)) for way, rows in table.items()}
+    figures = {way: dict(zip(names, map(statistics.median, each), strict=True)) for way, each in columns.items()}
+    print(f"\n{'seconds, 25 million weights':32} {'epoch':>9} {'first wait':>11} {'wait':>7} {'at the end':>11}")
+    for way, row in figures.items():
+        print(
+            f"{way:32} {row['epoch']:9.2f} {row['first wait']:11.3f} {row['wait']:7.3f} {row['wait at the end']:11.3f}"
+        )
+    return figures
 
 
 def reading(batches: int) -> dict[str, Callable[[], float]]:
@@ -126,7 +153,7 @@ def measured(ways: dict[str, Callable[[], float]], rounds: int, unit: float, nam
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=2, help="of each training with backups")
+    parser.add_argument("--epochs", type=int, default=3, help="of each training with backups")
     parser.add_argument("--seconds", type=float, default=10.0, help="about so long is an epoch of these")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -135,13 +162,12 @@ def main() -> None:
     threads = f"{arguments.threads} thread{'' if arguments.threads == 1 else 's'}"
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {threads}; {arguments.rounds} rounds")
     with tempfile.TemporaryDirectory() as folder:
-        probe = backups(Path(folder), 5, 1)["no backup"]
-        probe()
-        steps = max(1, round(5 * arguments.seconds / probe()))
-        large_ones = backups(Path(folder) / "large", steps, arguments.epochs)
+        x, probe = torch.randn(BATCH, SIDE), large()
+        probe.fit(1, [(x, x)] * 3, verbose=0)
+        steps = max(1, round(5 * arguments.seconds / probe.fit(1, [(x, x)] * 5, verbose=0)["seconds"][0]))
         small_ones = idle(Path(folder) / "small", 2000)
         figures = {
-            "seconds per epoch": measured(large_ones, arguments.rounds, 1.0, "s per epoch, 25 million weights"),
+            "seconds": waits(Path(folder) / "large", steps, arguments.epochs, arguments.rounds),
             "us per batch": measured(reading(1000), 3 * arguments.rounds, 1e6, "us per batch read and trained on"),
             "us per step": measured(small_ones, 3 * arguments.rounds, 1e6, "us per step of a tiny net"),
         }
