@@ -134,7 +134,19 @@ def finish(run: Run, hooks: Hooks) -> None:
         run.train_data.load_state_dict(content["data"])
         for name in content["val data"].keys() & run.val_sets.keys():
             run.val_sets[name].load_state_dict(content["val data"][name])
+        _tell_of_data(run)
         randomness.restore(content["random"])
+
+
+def _tell_of_data(run: Run) -> None:
+    """Say what cannot be exact, or takes its time."""
+    data, found = run.train_data, run.train_data.fingerprint()
+    hint = "With fit(..., seed=0) from the beginning on they would be the same."
+    if data.replays:
+        again = "" if found.get("seed") is not None else f" If they draw random numbers, others may come. {hint}"
+        run.say(f"{data.name} has no place to go on from, so {data.replays} batches of it are read again.{again}")
+    elif run.state.batch and found.get("workers") and found.get("seed") is None:
+        run.say(f"Samples and their order go on exactly; random numbers that workers draw do not. {hint}")
 
 
 def _compare(content: Mapping[str, Any], source: str, run: Run) -> None:

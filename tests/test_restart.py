@@ -572,3 +572,27 @@ def test_a_net_whose_shapes_are_not_known_yet(tmp_path):
         return model
 
     compared(tmp_path, make, Kill(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "text"),
+    [
+        (
+            lambda: [(X[:8], Y[:8])] * 5,
+            {},
+            "so 3 batches of it are read again. If they draw random numbers, others may",
+        ),
+        (lambda: [(X[:8], Y[:8])] * 5, {"seed": 0}, "so 3 batches of it are read again.\n"),
+        (lambda: DataLoader(TensorDataset(X, Y), 8, num_workers=1), {}, "random numbers that workers draw do not."),
+        (lambda: DataLoader(TensorDataset(X, Y), 8, num_workers=1), {"seed": 0}, ""),
+        (loader, {}, ""),
+    ],
+)
+def test_what_cannot_be_exact_is_said_once(tmp_path, capsys, make, options, text):
+    with pytest.raises(Killed):
+        simple().fit(2, make(), callbacks=[BackupAndRestore(tmp_path, 1), Kill(0, 3)], verbose=0, **options)
+    capsys.readouterr()
+    simple().fit(2, make(), callbacks=[BackupAndRestore(tmp_path, 1)], verbose=2, **options)
+    said = capsys.readouterr().out
+    assert said.count(text or "Going on in epoch 1/2") == 1
+    assert text or ("read again" not in said and "workers draw" not in said)
