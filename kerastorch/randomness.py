@@ -10,16 +10,16 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+if TYPE_CHECKING:  # NumPy imports its random numbers when they are first asked for
+    Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
-_KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _TWISTER = 625  # words of a Mersenne twister: 624, and the place in them
 _PARTS = ("sampler", "batch_sampler", "dataset", "datasets", "transform", "transforms", "target_transform")
 
@@ -152,10 +152,11 @@ def generators(root: Any) -> dict[str, Generator]:
     for path, part in parts:  # which grows meanwhile
         for name, value in _attributes(part):
             is_part = name.partition(".")[0] in _PARTS or isinstance(value, (Dataset, Sampler))
-            if id(value) in seen or not (is_part or isinstance(value, _KINDS)):
+            is_generator = _is_generator(value)
+            if id(value) in seen or not (is_part or is_generator):
                 continue
             seen.add(id(value))
-            if isinstance(value, _KINDS):
+            if is_generator:
                 found[f"{path}{name}"] = value
             else:
                 parts.append((f"{path}{name}.", value))
@@ -168,6 +169,10 @@ def _attributes(part: Any) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{place}", each) for place, each in enumerate(value))
         else:
             yield name, value
+
+
+def _is_generator(value: Any) -> bool:
+    return isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random))
 
 
 def is_global(generator: Generator) -> bool:
