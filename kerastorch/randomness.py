@@ -219,7 +219,7 @@ def _arrays(state: Any) -> Any:
 def _packed(state: Any) -> dict[str, Any]:
     """Hold the 625 words of Python's generator in one tensor, which is written much sooner."""
     version, words, gauss = state
-    return {"version": version, "words": torch.tensor(words), "gauss": gauss}
+    return {"version": version, "words": torch.tensor(words, device="cpu"), "gauss": gauss}
 
 
 def _unpacked(state: Mapping[str, Any]) -> Any:
