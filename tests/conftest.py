@@ -19,6 +19,9 @@ import kerastorch as kt
 from kerastorch import resume
 from kerastorch.run import Resumed
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # workers begin with Ctrl-C ignored, and so their children
+
 settings.register_profile("kerastorch", deadline=None)  # machines are shared and noisy
 settings.load_profile("kerastorch")
 

@@ -66,7 +66,7 @@ def test_a_signal_saves_and_the_training_goes_on(trial, server, whole, digits, t
 
 def test_the_second_signal_ends_at_once_and_harms_nothing(server, whole, digits, tmp_path):
     directory, result = tmp_path / "backup", tmp_path / "result.pt"
-    process = harness.run(directory, result, {**options(digits, 2), "pause": 3.0, "save_freq": 1})
+    process = harness.run(directory, result, {**options(digits, 2), "pause": 10.0, "save_freq": 1})
     while not list(directory.glob("backup-*.pt")) and process.poll() is None:
         time.sleep(0.01)
     began = time.monotonic()
@@ -75,7 +75,7 @@ def test_the_second_signal_ends_at_once_and_harms_nothing(server, whole, digits,
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 9.0
     assert harness.group_of(process) == []
     harness.killed_until_done(server, directory, result, options(digits, 0), kills=0, seed=0)
     assert harness.same(whole, result) == []
