@@ -14,9 +14,17 @@ from kerastorch.errors import did_you_mean
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 
+_FUSED = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+_FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
+_FUSED_DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
+
 
 def optimizer(spec: Any) -> Optimizer | OptimizerFactory:
     """Return an optimizer, or what builds one from the parameters.
+
+    `"adam"`, `"adamw"` and the default are built with their fastest setting, `fused=True`, where torch has it. The last
+    digits of numbers may differ from those of `torch.optim.Adam(parameters)`, which has another; a class, a function
+    or an optimizer stays as it was written.
 
     Args:
         spec: An optimizer, a class of `torch.optim` or its name (built with torch's defaults), a function or a
@@ -27,17 +35,9 @@ def optimizer(spec: Any) -> Optimizer | OptimizerFactory:
         TypeError: It is none of these.
     """
     if spec is None:
-        return functools.partial(torch.optim.Adam, lr=1e-3)
+        spec = "adam"
     if isinstance(spec, str):
-        known = {
-            name.lower(): made
-            for name, made in vars(torch.optim).items()
-            if isinstance(made, type) and issubclass(made, Optimizer) and made is not Optimizer
-        }
-        if spec.lower() not in known:
-            names = ", ".join(sorted(known))
-            raise ValueError(f"Unknown optimizer {spec!r}.{did_you_mean(spec, known)} torch.optim has {names}.")
-        return known[spec.lower()]
+        return _named(spec)
     if isinstance(spec, Optimizer):
         return spec
     if callable(spec):
@@ -46,3 +46,22 @@ def optimizer(spec: Any) -> Optimizer | OptimizerFactory:
         "optimizer is an optimizer, a name such as 'adam', a class of torch.optim, "
         f"or functools.partial(torch.optim.SGD, lr=0.01); got {spec!r}. For several, override train_step(batch)."
     )
+
+
+def _named(name: str) -> OptimizerFactory:
+    known = {
+        name.lower(): made
+        for name, made in vars(torch.optim).items()
+        if isinstance(made, type) and issubclass(made, Optimizer) and made is not Optimizer
+    }
+    if name.lower() not in known:
+        names = ", ".join(sorted(known))
+        raise ValueError(f"Unknown optimizer {name!r}.{did_you_mean(name, known)} torch.optim has {names}.")
+    kind = _FUSED.get(name.lower())
+    return known[name.lower()] if kind is None else functools.partial(_fastest, kind)
+
+
+def _fastest(kind: type[torch.optim.Adam] | type[torch.optim.AdamW], parameters: Iterable[Parameter]) -> Optimizer:
+    listed = list(parameters)
+    fused = all(each.device.type in _FUSED_DEVICES and each.dtype in _FUSED_DTYPES for each in listed) or None
+    return kind(listed, fused=fused)

@@ -203,21 +203,47 @@ def test_losses_and_weights_that_do_not_fit_are_named(spec, weights, text):
     ],
 )
 def test_an_optimizer_has_its_name_in_any_spelling(name, kind):
-    assert resolve.optimizer(name) is kind
-    assert type(resolve.optimizer(name)(nn.Linear(1, 1).parameters())) is kind
+    made = resolve.optimizer(name)(nn.Linear(1, 1).parameters())
+    assert type(made) is kind
+    plain = kind(nn.Linear(1, 1).parameters()).defaults
+    assert made.defaults == (plain | {"fused": True} if name.lower() in ("adam", "adamw") else plain)
 
 
 def test_every_optimizer_of_torch_is_known():
     kinds = {name for name, kind in vars(torch.optim).items() if inspect.isclass(kind)} - {"Optimizer"}
     assert {"SGD", "Adam"} < kinds
-    for name in kinds:
+    for name in kinds - {"Adam", "AdamW"}:
         assert resolve.optimizer(name.lower()) is getattr(torch.optim, name)
 
 
-def test_without_an_optimizer_it_is_adam():
+def test_without_an_optimizer_it_is_adam_with_its_fastest_setting():
     optimizer = resolve.optimizer(None)(nn.Linear(1, 1).parameters())
     assert type(optimizer) is torch.optim.Adam
     assert optimizer.param_groups[0]["lr"] == 1e-3
+    assert optimizer.param_groups[0]["fused"] is True
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_class_stays_as_it_was_written_and_a_name_differs_in_the_last_digit_only(kind):
+    nets = [nn.Linear(8, 8), nn.Linear(8, 8)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    optimizers = [
+        resolve.optimizer(spec)(net.parameters()) for spec, net in zip((kind.__name__, kind), nets, strict=True)
+    ]
+    assert [optimizer.param_groups[0]["fused"] for optimizer in optimizers] == [True, None]
+    for net, optimizer in zip(nets, optimizers, strict=True):
+        for _ in range(10):
+            net.zero_grad()
+            net(torch.ones(2, 8)).square().sum().backward()
+            optimizer.step()
+    assert torch.allclose(nets[0].weight, nets[1].weight, atol=1e-6)
+
+
+def test_where_torch_has_no_fused_kernel_a_name_is_built_with_torchs_defaults():
+    for parameter in (nn.Parameter(torch.ones(2, dtype=torch.complex64)), nn.Parameter(torch.ones(2, device="meta"))):
+        assert resolve.optimizer("adam")([parameter]).param_groups[0]["fused"] is None
+    lazy = nn.LazyLinear(3)
+    assert resolve.optimizer("adamw")(lazy.parameters()).param_groups[0]["fused"] is True
 
 
 def test_optimizers_pass_as_objects_classes_and_functions():
