@@ -5,7 +5,11 @@
 `fit` and loops written by hand train the same MLP (784-128-10, batches of 128, shuffled, Adam, loss and accuracy);
 `fit` trains it with fused Adam as well, and one linear layer: the less there is to compute, the more data weigh. Then
 they evaluate and predict 10,000 rows. They take turns; medians over the rounds. Compare the CPU time where others use
-the machine. On Linux also what an epoch adds to the peak of memory, each way in a process of its own.
+the machine. On Linux also what an epoch adds to the peak of memory, each way in a process of its own, and what outputs
+do that are gathered.
+
+Then data are only read: those rows; and 2,000 samples that take some CPU time each, as JPEG files do, in this process,
+by workers that begin anew each epoch and by workers that stay. Compare the wall time there.
 """
 
 from __future__ import annotations
@@ -22,9 +26,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import kerastorch as kt
+from kerastorch.data import adapt
+from kerastorch.gathered import Gathered
+from kerastorch.tree import concatenate
 
 BATCH_SIZE = 128
 Pair = tuple[Tensor, Tensor]
@@ -142,6 +149,44 @@ def ways_to_predict(data: Pair) -> Ways:
     }
 
 
+class Images(Dataset[Pair]):
+    """Samples that cost what it takes to sort so many numbers: 300 us for 10,000."""
+
+    def __init__(self, count: int, work: int) -> None:
+        self._count = count
+        self._work = torch.rand(work)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Pair:
+        return self._work.sort().values[:3072].view(3, 32, 32), torch.tensor(index % 10)
+
+
+def reads(data: object, **options: object) -> Callable[[], object]:
+    """Read an epoch as `fit` does, and keep nothing."""
+    source = adapt(data, name="data", training=True, **options)  # type: ignore[arg-type]
+    return lambda: sum(batch.size for batch in source.batches(0))
+
+
+def ways_to_read(data: Pair) -> Ways:
+    plain = loader(data, shuffle=True)
+    return {
+        "plain DataLoader(TensorDataset)": lambda: sum(len(x) for x, _ in plain),
+        "fit: DataLoader(TensorDataset)": reads(plain),
+        "fit: (x, y)": reads(data, batch_size=BATCH_SIZE),
+    }
+
+
+def ways_to_read_images(count: int, work: int) -> Ways:
+    images = Images(count, work)
+    ways = {f"dataset, num_workers={number}": reads(images, num_workers=number) for number in (0, 1, 2)}
+    chosen = adapt(images, name="data", training=True, seed=0)
+    name = f"dataset, seed=0: {getattr(chosen.loader, 'num_workers', 0)} chosen"
+    stay = DataLoader(images, 32, shuffle=True, num_workers=1, persistent_workers=True)
+    return {**ways, name: reads(images, seed=0), "1 worker that stays": reads(stay)}
+
+
 def milliseconds(work: Callable[[], object]) -> tuple[float, float]:
     """Return CPU time and wall time."""
     cpu, wall = time.process_time(), time.perf_counter()
@@ -178,14 +223,26 @@ def growth(name: str, rows: int) -> float:
     return peak() - before
 
 
+def growth_of_outputs(name: str, rows: int) -> float:
+    """Return how many MB the peak lies above the outputs themselves, where batches of them are joined."""
+    sizes, width = [BATCH_SIZE] * (rows // BATCH_SIZE), 1000
+    gathered, kept = Gathered(sum(sizes)), list[Tensor]()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    for size in sizes:
+        (gathered.add if name == "gathered" else kept.append)(torch.ones(size, width))
+    result = gathered.result() if name == "gathered" else concatenate(kept)
+    return peak() - before - result.nbytes / 2**20
+
+
 def peak() -> float:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def compare_memory(names: Iterable[str], rows: int) -> dict[str, float]:
+def compare_memory(grows: Callable[[str, int], float], names: Iterable[str], rows: int) -> dict[str, float]:
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        growths = pool.starmap(growth, [(name, rows) for name in names], chunksize=1)
+        growths = pool.starmap(grows, [(name, rows) for name in names], chunksize=1)
     print(f"\n{'':32} {'MB more':>8}")
     for name, megabytes in zip(names, growths, strict=True):
         print(f"{name:32} {megabytes:8.1f}")
@@ -206,7 +263,10 @@ def main() -> None:
     figures["evaluate"] = compare(ways_to_evaluate(fewer), arguments.rounds)
     figures["predict"] = compare(ways_to_predict(fewer), arguments.rounds)
     if os.access("/proc/self/clear_refs", os.W_OK):
-        figures["mb_more"] = compare_memory(list(training), arguments.rows)
+        figures["mb_more"] = compare_memory(growth, list(training), arguments.rows)
+        figures["outputs"] = compare_memory(growth_of_outputs, ["gathered", "joined at the end"], arguments.rows // 6)
+    figures["read"] = compare(ways_to_read(data), arguments.rounds)
+    figures["images"] = compare(ways_to_read_images(arguments.rows // 30, 10_000), arguments.rounds)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from kerastorch import checks
 from kerastorch.data import DataSource, NoData, adapt, class_weights, makes_own_batches, named_sets, split
@@ -33,7 +34,7 @@ class Feed:
 class Options:
     """The arguments of `fit` that say how data are read; they are described there."""
 
-    batch_size: int | None
+    batch_size: Any  # int | None, or "auto" as long as none was found
     shuffle: bool | None
     drop_last: bool
     seed: int | None
@@ -43,6 +44,7 @@ class Options:
     stratify: Any
     class_weight: Any
     heal_workers: int = 0
+    num_workers: int | None = None
 
 
 def for_training(net: nn.Module, dl_train: Any, dl_val: Any, options: Options, *, epochs: int) -> Feed:
@@ -72,8 +74,10 @@ def for_training(net: nn.Module, dl_train: Any, dl_val: Any, options: Options, *
         rows=train_rows,
         training=True,
         heal_workers=options.heal_workers,
+        num_workers=options.num_workers,
     )
     val_sets = _val_sets(net, dl_val, options, val_rows)
+    checks.threads_fit()
     for source in (train, *val_sets.values()):
         checks.enough_data(source, epochs)
     by_class = None
@@ -86,7 +90,7 @@ def for_training(net: nn.Module, dl_train: Any, dl_val: Any, options: Options, *
 
 def for_evaluation(net: nn.Module, data: Any, *, batch_size: int | None, steps: int | None) -> Feed:
     """Return what `evaluate` reads: one set, or several by name."""
-    return Feed(val_sets=_sets(net, data, batch_size, steps))
+    return Feed(val_sets=_sets(net, data, batch_size, steps=steps))
 
 
 def for_prediction(net: nn.Module, data: Any, *, batch_size: int | None, steps: int | None) -> Feed:
@@ -98,25 +102,41 @@ def _val_sets(net: nn.Module, dl_val: Any, options: Options, rows: Tensor | None
     if dl_val is None:
         return {}
     size = None if makes_own_batches(dl_val) else options.batch_size
+    arguments: dict[str, Any] = {
+        "steps": options.validation_steps,
+        "heal_workers": options.heal_workers,
+        "num_workers": options.num_workers,
+    }
     if rows is not None:
-        steps = options.validation_steps
-        heals = options.heal_workers
-        return {"": _in_order(net, dl_val, name="dl_val", batch_size=size, steps=steps, rows=rows, heal_workers=heals)}
-    return _sets(net, dl_val, size, options.validation_steps, options.heal_workers)
+        return {"": _in_order(net, dl_val, name="dl_val", batch_size=size, rows=rows, **arguments)}
+    return _sets(net, dl_val, size, **arguments)
 
 
 def _sets(
-    net: nn.Module, data: Any, batch_size: int | None, steps: int | None, heal_workers: int | None = None
+    net: nn.Module,
+    data: Any,
+    batch_size: int | None,
+    *,
+    steps: int | None,
+    heal_workers: int | None = None,
+    num_workers: int | None = None,
 ) -> dict[str, DataSource]:
     sets = named_sets(data)
-    arguments: dict[str, Any] = {"batch_size": batch_size, "steps": steps, "heal_workers": heal_workers}
+    arguments: dict[str, Any] = {"steps": steps, "heal_workers": heal_workers}
     if sets is None:
-        return {"": _in_order(net, data, name="dl_val", **arguments)}
+        workers = None if _reads_itself(data) else num_workers
+        return {"": _in_order(net, data, name="dl_val", batch_size=batch_size, num_workers=workers, **arguments)}
     found = {}
     for key, part in sets.items():
         size = None if makes_own_batches(part) else batch_size
-        found[f"{key}_"] = _in_order(net, part, name=f"dl_val[{key!r}]", **{**arguments, "batch_size": size})
+        workers = None if _reads_itself(part) else num_workers
+        name = f"dl_val[{key!r}]"
+        found[f"{key}_"] = _in_order(net, part, name=name, batch_size=size, num_workers=workers, **arguments)
     return found
+
+
+def _reads_itself(data: Any) -> bool:
+    return makes_own_batches(data) or isinstance(data, IterableDataset)
 
 
 def _in_order(
@@ -128,6 +148,7 @@ def _in_order(
     steps: int | None,
     rows: Tensor | None = None,
     heal_workers: int | None = None,
+    num_workers: int | None = None,
 ) -> DataSource:
     return adapt(
         data,
@@ -138,6 +159,7 @@ def _in_order(
         rows=rows,
         in_fit=heal_workers is not None,  # evaluate and predict by themselves know of none
         heal_workers=heal_workers or 0,
+        num_workers=num_workers,
     )
 
 

@@ -4,6 +4,7 @@ from kerastorch.checks.arguments import enough_data, epochs, one_validation, pos
 from kerastorch.checks.hints import hint
 from kerastorch.checks.optimizers import needs_no_closure, optimizer_fits, same_parameters, unfrozen_are_held
 from kerastorch.checks.targets import first_batch, loss_value, nothing_missing
+from kerastorch.checks.threads import threads_fit
 
 __all__ = [
     "enough_data",
@@ -17,5 +18,6 @@ __all__ = [
     "optimizer_fits",
     "positive",
     "same_parameters",
+    "threads_fit",
     "unfrozen_are_held",
 ]

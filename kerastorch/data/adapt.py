@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
+from kerastorch.data import parallel
 from kerastorch.data.batch import labelled_to_tensors, to_tensors
 from kerastorch.data.kinds import (
     is_arrays,
@@ -48,6 +49,7 @@ def adapt(
     rows: Tensor | None = None,
     in_fit: bool = False,
     heal_workers: int = 0,
+    num_workers: int | None = None,
 ) -> DataSource:
     """Give any form of data the one face that the loop knows.
 
@@ -70,14 +72,18 @@ def adapt(
         in_fit: Whether it is read by `fit`, epoch by epoch, and may have to go on in the middle of one; so is what is
             trained on.
         heal_workers: How often the workers of a DataLoader are begun anew where one of them died.
+        num_workers: Processes that read a Dataset; tensors need none. By default none without a seed, since random
+            numbers while a sample is read would be others. With one as many as pay, see `parallel.worth_while`. They
+            begin anew with each epoch, and see what the Dataset is by then; with a seed, where they are no forks and
+            take seconds to begin, they stay.
 
     Raises:
         DataError: The data are empty, of a form that cannot be used, or bring their own batches in spite of an argument
             that says how to make them.
     """
-    for argument, value in (("batch_size", batch_size), ("steps", steps)):
-        if value is not None and value < 1:
-            raise DataError(f"{argument} for {name} is at least 1; got {value}.")
+    for argument, value, least in (("batch_size", batch_size, 1), ("steps", steps, 1), ("num_workers", num_workers, 0)):
+        if value is not None and value < least:
+            raise DataError(f"{argument} for {name} is at least {least}; got {value}.")
     if seed is not None and not isinstance(seed, Integral):
         raise DataError(f"seed for {name} is a whole number; got {seed!r}.")
     reading = _Reading(name, float_dtype, seed, training or in_fit, heal_workers)
@@ -87,6 +93,7 @@ def adapt(
             "shuffle": shuffle,
             "drop_last": drop_last or None,
             "rows": rows,
+            "num_workers": num_workers,
         }
         _refuse_arguments(data, name, given)
         source: DataSource = reading.of([data] if is_graph(data) else data)
@@ -97,7 +104,8 @@ def adapt(
                 f"shuffle=True was given, but {name} is the IterableDataset {type(data).__name__}, which has an order "
                 "of its own. Leave shuffle out."
             )
-        cutting = _Cutting(name, float_dtype, batch_size or DEFAULT_BATCH_SIZE, order, drop_last, seed, rows, reading)
+        size = batch_size or DEFAULT_BATCH_SIZE
+        cutting = _Cutting(name, float_dtype, size, order, drop_last, seed, rows, num_workers, reading)
         source = _cut(plain(data), cutting)
     return source if steps is None else LimitedSource(source, steps, continues=training)
 
@@ -134,7 +142,17 @@ class _Cutting:
     drop_last: bool
     seed: int | None
     rows: Tensor | None
+    num_workers: int | None
     reading: _Reading
+
+    def loading(self, data: Any) -> dict[str, Any]:
+        """Return the arguments of a DataLoader that say who reads."""
+        workers = self.num_workers
+        if workers is None:
+            workers = 0 if self.seed is None else parallel.worth_while(data, self.batch_size)
+        stays = workers > 0 and self.seed is not None and not parallel.begins_quickly()
+        pins = torch.cuda.is_available()
+        return {"num_workers": workers, "persistent_workers": stays, "pin_memory": pins, "drop_last": self.drop_last}
 
 
 def _cut(data: Any, how: _Cutting) -> DataSource:
@@ -168,6 +186,12 @@ def _cut_stream(data: IterableDataset[Any], how: _Cutting) -> DataSource:
             f"Rows of {how.name} were chosen, but it is the IterableDataset {type(data).__name__}, which is read one "
             "after the other. Write a Dataset with __len__ and __getitem__."
         )
+    if how.num_workers:
+        raise DataError(
+            f"num_workers={how.num_workers} was given, but {how.name} is the IterableDataset {type(data).__name__}, "
+            "which each worker would read whole. If it shares itself out by get_worker_info, pass DataLoader(dataset, "
+            "batch_size, num_workers=...)."
+        )
     generator = None if how.seed is None else torch.Generator()  # with a seed, torch's own random numbers stay as is
     loader = DataLoader(data, how.batch_size, drop_last=how.drop_last, generator=generator)
     return how.reading.of(loader)
@@ -179,10 +203,10 @@ def _cut_dataset(data: Any, how: _Cutting) -> DataSource:
         count = check_rows(how.rows, count, how.name)
         data = Subset(data, _compact(how.rows))
     if how.seed is None:
-        loader = DataLoader(data, how.batch_size, how.shuffle, drop_last=how.drop_last)
+        loader = DataLoader(data, how.batch_size, how.shuffle, **how.loading(data))
     else:
         order = SeededOrder(count, how.seed, shuffle=how.shuffle)
-        loader = DataLoader(data, how.batch_size, sampler=order, drop_last=how.drop_last, generator=order.generator)
+        loader = DataLoader(data, how.batch_size, sampler=order, generator=order.generator, **how.loading(data))
     return how.reading.of(loader)
 
 

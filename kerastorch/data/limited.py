@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
+import torch
+
 from kerastorch.data.batch import Batch
 from kerastorch.data.source import DataSource
 
@@ -23,6 +25,9 @@ class LimitedSource(DataSource):
         self.steps: int = steps
         self.loader = source.loader
         self.batch_size = source.batch_size
+        self.nbytes = source.nbytes
+        if not continues and source.samples is not None and source.batch_size is not None:
+            self.samples = min(source.samples, steps * source.batch_size)
         self._source = source
         self._reading = self._within = 0  # of the next batch
         self._handed = 0  # batches of the running epoch that were handed out
@@ -66,6 +71,10 @@ class LimitedSource(DataSource):
     def fingerprint(self) -> dict[str, Any]:
         """Say of what kind the data are, and how many batches an epoch has."""
         return {**self._source.fingerprint(), "batches": self.steps}
+
+    def reside(self, device: torch.device) -> None:
+        """Keep data in memory on a device as well."""
+        self._source.reside(device)
 
     def close(self) -> None:
         """Stop in the middle of the other source."""

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from kerastorch.data import workers
 from kerastorch.data.batch import Batch, unpack
 from kerastorch.data.kinds import is_one_shot
 from kerastorch.data.reader import Reader
 from kerastorch.data.source import DataSource, too_few
+from kerastorch.data.whole import quick
 from kerastorch.errors import DataError, add_note
 
 _END = object()
@@ -47,6 +48,7 @@ class LoaderSource(DataSource):
         self.one_shot = is_one_shot(loader)
         self.loader: Iterable[Any] = loader
         self.batch_size = getattr(loader, "batch_size", None)
+        self.samples = _samples(loader)
         self._float_dtype = float_dtype
         self._seed = seed
         self._heals_left = self._heals = heal_workers
@@ -67,7 +69,7 @@ class LoaderSource(DataSource):
         """Yield what the loader gives, however much that is."""
         _set_epoch(self.loader, epoch)
         if self._reader is None:
-            for index, item in enumerate(self.loader):
+            for index, item in enumerate(quick(self.loader)):
                 self._has_given = True
                 yield unpack(item, index, self._float_dtype)
         else:
@@ -179,6 +181,13 @@ def _length(loader: Iterable[Any]) -> int | None:
         return len(loader)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):  # no __len__, or a DataLoader of an IterableDataset without one
         return None
+
+
+def _samples(loader: Any) -> int | None:
+    if type(loader) is not DataLoader or loader.batch_size is None or isinstance(loader.dataset, IterableDataset):
+        return None
+    samples, steps = _length(loader.sampler), _length(loader)
+    return None if samples is None or steps is None else min(samples, steps * loader.batch_size)
 
 
 def _why_empty(loader: Any, name: str) -> str:

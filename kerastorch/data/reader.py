@@ -13,6 +13,7 @@ from kerastorch import randomness
 from kerastorch.data import workers
 from kerastorch.data.indices import Indices
 from kerastorch.data.seeded import FETCH, ORDER, SeededSamples, SeededStream, UsersDataset, as_is
+from kerastorch.data.whole import quick
 from kerastorch.errors import DataError
 
 
@@ -54,7 +55,7 @@ class Reader:
         self._stateful = _stateful(self._copy)
 
     def _copy_loader(self, loader: DataLoader[Any]) -> None:
-        self._copy = copy.copy(loader)
+        self._copy = copy.copy(quick(loader))
         attributes = vars(self._copy)
         attributes["_iterator"] = None
         initialise = loader.worker_init_fn

@@ -12,7 +12,7 @@ from torch import Tensor
 from kerastorch.data.batch import Batch, check_weight
 from kerastorch.data.order import check_rows, seeded
 from kerastorch.errors import DataError
-from kerastorch.tree import leaves, map_leaves
+from kerastorch.tree import leaves, map_leaves, move, tensors
 
 
 class DataSource(ABC):
@@ -24,6 +24,8 @@ class DataSource(ABC):
         one_shot: It can be read once only.
         loader: What the batches are read from; None for data in memory.
         batch_size: Samples in a full batch; None while unknown.
+        samples: Those of an epoch, as far as one can tell; None while unknown.
+        nbytes: What data in memory take; 0 for what is read as it is needed.
     """
 
     name: str
@@ -31,6 +33,8 @@ class DataSource(ABC):
     one_shot: bool = False
     loader: Iterable[Any] | None = None
     batch_size: int | None = None
+    samples: int | None = None
+    nbytes: int = 0
 
     @property
     def replays(self) -> int:
@@ -59,6 +63,9 @@ class DataSource(ABC):
     def fingerprint(self) -> dict[str, Any]:
         """Say what decides on the batches: runs with another one cannot go on where this one was."""
         return {}
+
+    def reside(self, device: torch.device) -> None:
+        """Keep data in memory on a device as well, and cut batches there, until `close`; others stay as they are."""
 
     def close(self) -> None:
         """Let go of what is held from one epoch to the next, such as the workers of a loader."""
@@ -105,7 +112,7 @@ class TensorSource(DataSource):
         labelled: bool = False,
     ) -> None:
         self.name = name
-        self._data = data
+        self._data = self._held = data
         self.batch_size: int = batch_size
         self._shuffle = shuffle
         self._seed = seed
@@ -120,12 +127,14 @@ class TensorSource(DataSource):
         self._length = length if rows is None else check_rows(rows, length, name)
         self._drop_last = drop_last
         self.steps: int = self._length // batch_size if drop_last else -(-self._length // batch_size)
+        self.samples: int = min(self._length, self.steps * batch_size)
+        self.nbytes: int = sum(tensor.nbytes for tensor in tensors(data))
         if not self.steps:
             raise DataError(too_few(name, self._length, batch_size))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield batches of `batch_size` samples, the last one with what is left."""
-        order = self._order(epoch)
+        order = self._placed(self._order(epoch))
         self._is_open = True
         try:
             for index in range(start, self.steps):
@@ -139,6 +148,14 @@ class TensorSource(DataSource):
         chosen = None if order is None else order[start:stop]
         x, y, weight = (*(_take(part, start, stop, chosen) for part in self._data), None, None)[:3]
         return Batch(index, x, x["labels"] if self._labelled else y, weight, stop - start)
+
+    def _placed(self, order: Tensor | None) -> Tensor | None:
+        """Bring the order to where the data are, once an epoch; it is drawn on the CPU, the same for all devices."""
+        device = next(tensors(self._data)).device
+        if order is None or order.device == device:
+            return order
+        pinned = order.pin_memory() if device.type == "cuda" else order
+        return pinned.to(device, non_blocking=True)
 
     def _order(self, epoch: int) -> Tensor | None:
         if not self._shuffle:
@@ -162,6 +179,14 @@ class TensorSource(DataSource):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next epoch have that order."""
         self._resumed = state["drawn"]
+
+    def reside(self, device: torch.device) -> None:
+        """Keep the data there as well: a batch is then cut where it is used, and nothing is copied to it."""
+        self._data = move(self._held, device, non_blocking=True)
+
+    def close(self) -> None:
+        """Let go of the data elsewhere."""
+        self._data = self._held
 
     def fingerprint(self) -> dict[str, Any]:
         """Say how many samples there are, and how they are cut."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from kerastorch.cpus import usable_cpus
 from kerastorch.profiler.clock import Part
 from kerastorch.profiler.report import OTHER, by_name
 
@@ -37,13 +37,6 @@ class Circumstances:
     on_accelerator: bool = False
     steps: int = 0
     displays: frozenset[str] = frozenset()
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # pragma: no cover - macOS and Windows
 
 
 def advise(seconds: Mapping[Part, float], circumstances: Circumstances) -> str:

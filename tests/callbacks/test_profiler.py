@@ -412,6 +412,7 @@ def test_data_in_memory_need_no_workers():
     assert TensorSource((torch.ones(2),), batch_size=1, shuffle=False, name="x").loader is None
 
 
+@pytest.mark.filterwarnings("ignore:torch computes with")  # fit says so as well
 def test_too_many_threads_are_noted(monkeypatch):
     monkeypatch.setattr(module_of_profiler, "usable_cpus", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
