@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kerastorch import guard, isolate, step
+from kerastorch import guard, isolate, step, window
 from kerastorch.callbacks import DeviceTransfer
+from kerastorch.data import Batch
 from kerastorch.data.batch import unpack
 from kerastorch.display import Verbose, display
 from kerastorch.errors import BusyError, MismatchError, NotCompiledError
@@ -19,8 +20,10 @@ from kerastorch.feed import Feed, float_dtype
 from kerastorch.hooks import Callback, Hooks, Logs, Stage
 from kerastorch.keeper import OptimizerKeeper
 from kerastorch.losses import ComputedLoss, Objective
+from kerastorch.memory import Microbatch, Splitter
 from kerastorch.metrics import MetricSet
-from kerastorch.resolve import Recipe
+from kerastorch.recompute import recomputed
+from kerastorch.resolve import Plan, Recipe
 from kerastorch.run import Run
 from kerastorch.state import TrainState
 from kerastorch.strategy import Single, Strategy
@@ -48,15 +51,22 @@ class Session:
         self._state: TrainState | None = None
         self._keeper = OptimizerKeeper(None, model)
         self._fit: Run | None = None
+        self._compiled: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "running": None, "_fit": None}  # a copy made in the middle of fit is not in the middle
+        return {
+            **vars(self),
+            "running": None,
+            "_fit": None,
+            "_compiled": None,
+        }  # a copy made in the middle of fit is not in the middle
 
     def compile(self, recipe: Recipe) -> None:
         """Begin with a new optimizer."""
         self._refuse_inside_fit("compile")
+        self._strategy = Single(recipe.plan.precision, channels_last=recipe.plan.channels_last)
         self.recipe = recipe
-        self._state = None
+        self._state = self._compiled = None
         self._keeper = OptimizerKeeper(recipe.optimizer, self._model)
 
     def compiled(self, what: str) -> Recipe:
@@ -153,6 +163,7 @@ class Session:
         *,
         trains: str = "",
         profile: bool = False,
+        microbatch: Microbatch = None,
         **parts: Any,
     ) -> Iterator[tuple[Run, Hooks]]:
         """Begin a run with its steps, and its callbacks: the transfer to the device first, the display last.
@@ -163,6 +174,7 @@ class Session:
             feed: What is read.
             trains: The name of the call, if it trains.
             profile: Whether to take the time of its parts.
+            microbatch: How to split batches in training.
             parts: Of the run.
 
         Raises:
@@ -183,6 +195,9 @@ class Session:
         run = Run(self.state, self._strategy, self.loss, val_metrics=self._sums("val"), **parts)
         run.train_data, run.val_sets, run.verbose = feed.train, feed.val_sets, bool(verbose)
         run.keeper = self._keeper
+        run.splitter = Splitter(microbatch) if microbatch is not None else None
+        run.val_splitter = Splitter(microbatch or "auto")  # in evaluation mode the numbers are the same
+        run.plan = Plan() if recipe is None else recipe.plan
         if feed.by_class is not None:
             run.train_loss = self._weighted(feed.by_class)
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
@@ -193,7 +208,8 @@ class Session:
         self._give_steps(run, hooks)
         for note in feed.notes if verbose else ():
             print(note, flush=True)
-        with self._running_as(run, hooks, trains=bool(trains)), hooks.around():
+        again = recomputed(run.state.module, run.plan.recomputed if trains else ())
+        with self._running_as(run, hooks, trains=bool(trains)), again, hooks.around():
             yield run, hooks
 
     def on_batch(self, what: str, x: Any, y: Any, weight: Any) -> dict[str, Any]:
@@ -219,6 +235,7 @@ class Session:
         if trains:
             run.state.extras, run.state.keeps_gradients = hooks.stateful(), run.has_own_step
             self._keeper.look_over(run.state, run.loss)
+            run.state.parts = {**run.state.parts, **run.strategy.parts()}
         try:
             yield
         finally:
@@ -237,13 +254,20 @@ class Session:
 
     def _give_steps(self, run: Run, hooks: Hooks) -> None:
         train, evaluate = self.own_step("train_step"), self.own_step("evaluate_step")
-        run.train_step = functools.partial(step.train_step, run, hooks)
+        ordinary: Callable[[Batch], None] = functools.partial(step.train_step, run, hooks)
+        run.train_step = ordinary
+        run.finish_window = functools.partial(window.step, run, hooks)
         run.evaluate_step = functools.partial(step.evaluate_step, run)
         run.predict_step, run.prepare = functools.partial(step.predict_step, run), hooks.prepare
         if train is not None:
-            run.train_step, run.has_own_step = functools.partial(step.own_train_step, run, step.by_batch(train)), True
+            ordinary = functools.partial(step.own_train_step, run, step.by_batch(train))
+            run.train_step, run.has_own_step = ordinary, True
         if evaluate is not None:
             run.evaluate_step = functools.partial(step.own_evaluate_step, run, step.by_batch(evaluate))
+        if run.plan.jit_compile:
+            from kerastorch import jit  # what it needs of torch takes seconds to import
+
+            self._compiled = jit.compile_steps(run, hooks, ordinary, self._compiled)
 
     def _refuse_inside_fit(self, what: str) -> None:
         if self._fit is not None:
@@ -261,31 +285,6 @@ class _Thawing(Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Look for it."""
         self._keeper.thaw(self.run.state)
-
-
-class StopFlag:
-    """A flag of a model by which callbacks that were written for Keras end what is running.
-
-    Args:
-        verb: `"training"` ends after this batch, with its validation; the others at once, and not inside `fit`.
-    """
-
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
-
-    def __get__(self, model: Any, owner: type) -> Any:
-        return self if model is None else model._session.stops(whole_fit=self._verb == "training")
-
-    def __set__(self, model: Any, value: bool) -> None:
-        session: Session = model._session
-        if not value:
-            return
-        if self._verb == "training":
-            session.stop("model.stop_training")
-        elif session.running is not None and session.running[0].trains:
-            raise BusyError(f"model.stop_{self._verb} is for evaluate and predict. In fit type validation_steps=...")
-        elif session.running is not None:
-            session.running[0].interrupt(f"model.stop_{self._verb}")
 
 
 def _of_this_process(callbacks: list[Any], run: Run) -> list[Any]:

@@ -38,7 +38,7 @@ def check(nan: Any) -> None:
 
 def prepare(run: Run) -> None:
     """Note, before the net is called, what a bad batch would spoil in the call already."""
-    if run.nan in ("raise", "skip") and _looks_first(run):
+    if run.nan in ("raise", "skip") and looks_first(run):
         run.statistics.keep(run.state.module)
 
 
@@ -50,11 +50,11 @@ def admits(run: Run, batch: Batch, output: Any, loss: Tensor, terms: Sequence[Te
     """
     if run.nan == "off":
         return True
-    if not _looks_first(run):
-        _look_later(run, batch, "loss", _what_counts(loss, terms))
+    if not looks_first(run):
+        look_later(run, batch, "loss", _what_counts(loss, terms))
         return True
     value = loss.item()
-    if math.isfinite(value) or (_counts_nothing(terms) and first_nonfinite(dict(_numbered(output))) is None):
+    if math.isfinite(value) or (_counts_nothing(terms) and _is_well(output)):
         return True
     run.statistics.restore()
     lost = None if run.nan == "warn" else first_lost(run.state.module)  # nothing was kept for a warning
@@ -83,8 +83,8 @@ def admits_own(run: Run, batch: Batch, values: Mapping[str, Any]) -> bool:
     for name in filter(is_loss, values):
         value = one_number(values[name], f"The value {name!r} of a step")
         if isinstance(value, Tensor):
-            if not _looks_first(run):
-                _look_later(run, batch, name, value)
+            if not looks_first(run):
+                look_later(run, batch, name, value)
                 continue
             value = value.item()
         if not math.isfinite(value):
@@ -125,11 +125,17 @@ def settle(run: Run) -> None:
     run.say(f"Epoch {epoch + 1}: {count} of {total} batches made no step, since their loss was not finite.")
 
 
-def _looks_first(run: Run) -> bool:
-    return run.nan == "skip" or run.device is None or run.device.type == "cpu"  # else it would wait for the device
+def looks_first(run: Run) -> bool:
+    """Whether a loss is looked at before its step is made."""
+    return run.nan == "skip" or run.device is None or run.device.type == "cpu"  # else it would wait
 
 
-def _look_later(run: Run, batch: Batch, name: str, value: Tensor) -> None:
+def look_later(run: Run, batch: Batch, name: str, value: Tensor) -> None:
+    """Send a loss on its way, and look at those that have arrived.
+
+    Raises:
+        NonFiniteError: One of them is not finite.
+    """
     _look(run)
     if run.nan != "off":  # a warning ends it
         run.late.note(value, _sighting(run, batch, name))
@@ -157,6 +163,11 @@ def _what_counts(loss: Tensor, terms: Sequence[Term]) -> Tensor:
     values = [torch.where(torch.as_tensor(weight) == 0, 0.0, value) for _, value, weight in terms if weight is not None]
     values += [value for _, value, weight in terms if weight is None]
     return sum(values[1:], values[0])
+
+
+def _is_well(output: Any) -> bool:
+    """Whether an output is finite, but for a loss in it."""
+    return first_nonfinite(dict(_numbered([part for part in tensors(output) if part.ndim]))) is None
 
 
 def _counts_nothing(terms: Sequence[Term]) -> bool:

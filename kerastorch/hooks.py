@@ -189,12 +189,8 @@ class Hooks:
             callback.set_model(model)
         self.callbacks = sorted(given, key=lambda callback: STAGES.index(callback.stage))
         at_end = sorted(given, key=lambda callback: STAGES_AT_END.index(callback.stage))
-        self._owners = {
-            name: tuple(
-                callback for callback in (at_end if name in _AT_END else self.callbacks) if _overrides(callback, name)
-            )
-            for name in HOOKS
-        }
+        orders = {name: at_end if name in _AT_END else self.callbacks for name in HOOKS}
+        self._owners = {name: tuple(each for each in order if _overrides(each, name)) for name, order in orders.items()}
         self._listeners = {
             name: tuple(getattr(callback, name) for callback in owners) for name, owners in self._owners.items()
         }
@@ -209,6 +205,10 @@ class Hooks:
                 same = sum(known.partition(" ")[0] == name for known in named)
                 named[f"{name} {same + 1}" if same else name] = callback
         return named
+
+    def listener(self, name: HookName) -> str | None:
+        """Return the name of the first callback that listens to a hook; None if nobody does."""
+        return next((type(owner).__name__ for owner in self._owners[name]), None)
 
     @property
     def of_weights(self) -> list[Callback]:

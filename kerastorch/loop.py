@@ -29,10 +29,10 @@ from typing import Any
 from kerastorch import checks, guard, isolate, resume
 from kerastorch.data import Batch, DataSource
 from kerastorch.errors import add_note
+from kerastorch.gathered import Gathered
 from kerastorch.history import History
 from kerastorch.hooks import Hooks
 from kerastorch.run import Run
-from kerastorch.tree import concatenate
 
 
 def fit(run: Run, hooks: Hooks) -> History:
@@ -80,9 +80,11 @@ def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
         run.train_step(batch)
         state.batch = batch.index + 1
         hooks.emit("on_train_batch_end", batch.index, state.metrics)  # reading it is a sync, passing it is none
-        if run.stop_reason:
+        if run.stop_reason and not state.pending:
             run.current = None  # what fails from here on is no batch's affair
             break
+    if state.pending:
+        run.finish_window()
     guard.settle(run)
     if state.batch == 0 and not run.interrupted:
         run.run_dry(data)
@@ -126,14 +128,14 @@ def test_epoch(run: Run, hooks: Hooks, data: DataSource) -> dict[str, Any]:
 
 def predict(run: Run, hooks: Hooks) -> Any:
     """Return the outputs for all data in their order, on the CPU."""
-    outputs: list[Any] = []
     data = next(iter(run.val_sets.values()))
+    outputs = Gathered(data.samples)
     run.phase, run.val_data = "predict", data
     with explained(run, hooks), isolate.evaluation(run.state.module):
         hooks.emit("on_predict_begin", {})
         for batch in prepared(run, hooks, data.batches(0)):
             hooks.emit("on_predict_batch_begin", batch.index, {})
-            outputs.append(run.predict_step(batch))
+            outputs.add(run.predict_step(batch))
             hooks.emit("on_predict_batch_end", batch.index, {})
             if run.interrupted:
                 run.current = None
@@ -141,7 +143,7 @@ def predict(run: Run, hooks: Hooks) -> Any:
         if not outputs:
             run.run_dry(data)
         hooks.emit("on_predict_end", {})
-        return concatenate(outputs)
+        return outputs.result()
 
 
 def prepared(run: Run, hooks: Hooks, batches: Iterator[Batch]) -> Iterator[Batch]:

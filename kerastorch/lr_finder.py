@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from kerastorch import feed, isolate, loop
@@ -26,7 +23,7 @@ from kerastorch.metrics import MetricSet
 from kerastorch.rollback import rolled_back, with_own_workers
 from kerastorch.run import Run
 from kerastorch.state import TrainState
-from kerastorch.tree import leaves
+from kerastorch.trial import optimizers_of, refuse_unknown_shapes, that_prepare, unbuilt_again
 from kerastorch.wrapper import Wrapper
 
 _TOO_HIGH = 4  # times the best smoothed loss
@@ -91,12 +88,12 @@ def find_lr(
     options = feed.Options(batch_size, None, False, None, steps, None, None, False, None)
     data = feed.for_training(model.module, with_own_workers(dl_train), None, options, epochs=1)
     sweep = _Sweep(np.geomspace(min_lr, max_lr, steps).tolist())
-    called = _that_prepare(callbacks, sweep)
-    with _unbuilt_again(session), session.begin(called, 0, data, trains="find_lr") as (run, hooks):
-        _refuse_unknown_shapes(model)
+    called = that_prepare(callbacks, sweep)
+    with unbuilt_again(session), session.begin(called, 0, data, trains="find_lr") as (run, hooks):
+        refuse_unknown_shapes(model)
         optimizer = session.optimizer
         modules = [model, *loss_modules(session.compiled("find_lr").loss)]
-        with rolled_back(modules, _optimizers(optimizer, modules), dl_train):
+        with rolled_back(modules, optimizers_of(optimizer, modules), dl_train):
             # Its own counters, sums and history; the metrics are not measured
             metrics = MetricSet({}, None if run.loss is None else run.loss.factors)
             run.state = TrainState(run.state.module, optimizer, metrics)
@@ -174,30 +171,6 @@ def _adds_nothing(metrics: MetricSet) -> bool:
     return all(map(math.isfinite, sums))
 
 
-def _that_prepare(callbacks: Any, sweep: Callback) -> Any:
-    """Return the callbacks to call; what is no list, or no callback, the session refuses."""
-    if isinstance(callbacks, Callback) or not isinstance(callbacks, (Iterable, type(None))):
-        return callbacks
-    return [*filter(_may_prepare, callbacks or ()), sweep]
-
-
-def _may_prepare(callback: Any) -> bool:
-    if not isinstance(callback, Callback):
-        return True
-    return "prepare_batch" in vars(callback) or type(callback).prepare_batch is not Callback.prepare_batch
-
-
-@contextmanager
-def _unbuilt_again(session: Session) -> Iterator[None]:
-    """Leave an optimizer that `fit` is to build unbuilt: the net may still change."""
-    state = session.state
-    before = state.optimizer
-    try:
-        yield
-    finally:
-        state.optimizer = before
-
-
 @contextmanager
 def _used(optimizer: Optimizer, session: Session) -> Iterator[None]:
     """See that a step of the user's own uses the optimizer.
@@ -218,21 +191,6 @@ def _used(optimizer: Optimizer, session: Session) -> Iterator[None]:
         raise MismatchError(
             "find_lr sets the learning rate of model.optimizer, but your own train_step does not use that. Call "
             "self.optimizer.step() there, or give its optimizer to compile."
-        )
-
-
-def _optimizers(first: Optimizer, modules: list[nn.Module]) -> list[Optimizer]:
-    """Return an optimizer, and those that it, or a module, has: each once."""
-    owners = [first, *(part for module in modules for part in module.modules())]
-    held = (value for owner in owners for value in leaves(vars(owner)) if isinstance(value, Optimizer))
-    return list({id(optimizer): optimizer for optimizer in [first, *held]}.values())
-
-
-def _refuse_unknown_shapes(module: nn.Module) -> None:
-    if any(map(is_lazy, itertools.chain(module.parameters(), module.buffers()))):
-        raise MismatchError(
-            "The net has layers whose shapes are not known before its first batch, so they could not be made as they "
-            "were. First show it one: model.predict_on_batch(x)."
         )
 
 

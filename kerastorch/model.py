@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,18 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from kerastorch import assembly, checks, feed, guard, loop, resolve, step
-from kerastorch import resume as going_on
+from kerastorch import assembly, feed, loop, resolve, step, training
+from kerastorch.batch_size import BatchSize
 from kerastorch.data import Batch
 from kerastorch.display import Verbose
 from kerastorch.health import NanPolicy
 from kerastorch.history import History
 from kerastorch.hooks import Callback
 from kerastorch.lr_finder import find_lr
-from kerastorch.signals import child_deaths_deferred, obey, preemptible
+from kerastorch.memory import Microbatch
+from kerastorch.one_batch import predict_on_batch, test_on_batch, train_on_batch
+from kerastorch.resolve import JitCompile
+from kerastorch.stop_flag import StopFlag
 from kerastorch.tree import map_leaves
 from kerastorch.wrapper import Wrapper
 
@@ -56,6 +58,13 @@ class Model(Wrapper):
         device: str | torch.device | None = "auto",
         *,
         loss_weights: Any = None,
+        precision: str = "32-true",
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        channels_last: bool = False,
+        gradient_checkpointing: str | Sequence[str] | None = None,
+        jit_compile: JitCompile = False,
         loss_func: Any = None,
         metrics_dict: Mapping[str, Any] | None = None,
     ) -> None:
@@ -70,6 +79,14 @@ class Model(Wrapper):
                 function `f(y_pred, y_true)` that is averaged over samples, a `Metric` or an object of torchmetrics.
             device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, `"xpu"`.
             loss_weights: How often each of several losses counts in their sum, as a dict or a list; 1 by default.
+            precision: `"32-true"`: as the net is. `"bf16-mixed"`, `"16-mixed"` compute in half precision what bears it;
+                `"bf16-true"` makes the net bfloat16.
+            accumulate: Batches whose gradients make one step of the optimizer, as one large batch would.
+            clip_norm: The largest norm of all gradients of a step together.
+            clip_value: The largest absolute value of a gradient.
+            channels_last: Keep images pixel by pixel in memory, which convolutions are faster with.
+            gradient_checkpointing: Modules, such as `"blocks.*"`, that are computed again in the backward pass.
+            jit_compile: Compile the whole step into one graph; or the `"net"` alone. See docs/speed.md.
             loss_func: `loss` in the spelling of torchkeras.
             metrics_dict: `metrics` in the spelling of torchkeras.
 
@@ -79,7 +96,9 @@ class Model(Wrapper):
         """
         loss = resolve.either("loss", loss, "loss_func", loss_func)
         metrics = resolve.either("metrics", metrics, "metrics_dict", metrics_dict)
-        self._session.compile(resolve.recipe(loss, optimizer, metrics, device, loss_weights=loss_weights))
+        more = gradient_checkpointing, jit_compile
+        plan = resolve.Plan(accumulate, clip_norm, clip_value, precision, channels_last, *more)
+        self._session.compile(resolve.recipe(loss, optimizer, metrics, device, loss_weights=loss_weights, plan=plan))
 
     def fit(
         self,
@@ -94,7 +113,7 @@ class Model(Wrapper):
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_freq: int = 1,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         shuffle: bool | None = None,
         drop_last: bool = False,
         seed: int | None = None,
@@ -103,8 +122,10 @@ class Model(Wrapper):
         class_weight: Any = None,
         profile: bool = False,
         resume: str | Path | None = None,
+        num_workers: int | None = None,
         heal_workers: int = 2,
         nan: NanPolicy = "raise",
+        microbatch: Microbatch = None,
     ) -> History:
         """Train. A second call trains on, from the weights and the state of the optimizer that are there.
 
@@ -125,7 +146,8 @@ class Model(Wrapper):
             steps_per_epoch: Batches per epoch; the next goes on where one ended. For data without end.
             validation_steps: Batches per validation; always the first ones, but a generator goes on.
             validation_freq: Validate after every so many epochs.
-            batch_size: For a Dataset and tensors, as are the next three; 32 by default.
+            batch_size: For a Dataset and tensors, as are the next three; 32 by default. `"auto"` is the largest that
+                fits into the memory of an accelerator, found by a trial.
             shuffle: Whether each epoch has an order of its own; True by default.
             drop_last: Whether to leave out a last batch that is not full.
             seed: What order, split and the random numbers of each batch follow, also of a DataLoader, with any number
@@ -135,9 +157,12 @@ class Model(Wrapper):
             class_weight: Weight of each class in the training loss alone: a dict, a tensor `(C,)`, or `"balanced"`.
             profile: Print at the end where the time went; `kt.callbacks.Profiler` can do more.
             resume: A file of `ModelCheckpoint` to go on from; see `BackupAndRestore`.
+            num_workers: Processes that read a Dataset; by default none, or with `seed=` as many as pay.
             heal_workers: How often a loader whose worker died is begun anew at the same batch.
             nan: Where a loss is NaN or infinite: `"raise"` an error before the step, on an accelerator a little later;
                 `"skip"` the batch, for which each step waits for the device; or `"warn"`.
+            microbatch: Split batches into parts of at most so many samples, or `"auto"`: where memory does not suffice.
+                Loss, metrics and gradients stay those of whole batches; BatchNorm and Dropout see one part at a time.
 
         Returns:
             Loss, metrics, `lr`, `seconds` and `samples_per_second` of each epoch.
@@ -148,25 +173,11 @@ class Model(Wrapper):
             MismatchError: Output, targets and loss do not fit together.
             NonFiniteError: A loss is NaN or infinite.
         """
-        guard.check(nan)
-        self._session.compiled("fit")
-        checks.epochs(epochs, initial_epoch)
-        checks.positive(validation_freq=validation_freq, log_step_freq=log_step_freq)
-        sizes, others = (steps_per_epoch, validation_steps, validation_split), (stratify, class_weight, heal_workers)
-        options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes, *others)
-        data = feed.for_training(self.module, dl_train, dl_val, options, epochs=epochs - initial_epoch)
-        parts = {"epochs": epochs, "validation_freq": validation_freq, "log_step_freq": log_step_freq, "nan": nan}
-        with self._session.begin(callbacks, verbose, data, trains="fit", profile=profile, **parts) as (run, hooks):
-            run.state.begin_fit(initial_epoch)
-            self.history = run.state.history
-            if not going_on.is_complete(run, resume):
-                with preemptible(run.preempt, saves=bool(run.peers["backup"])), child_deaths_deferred():
-                    loop.fit(run, hooks)
-            run.state.is_open = run.interrupted
-            if run.interrupted or (run.stop_reason and verbose):
-                print(run.farewell(), file=sys.stdout if verbose else sys.stderr, flush=True)
-        obey(run.signal, is_saved=bool(run.peers["backup"] and run.last_good))
-        return self.history
+        sizes = steps_per_epoch, validation_steps, validation_split, stratify, class_weight, heal_workers, num_workers
+        options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes)
+        parts: dict[str, Any] = {"epochs": epochs, "validation_freq": validation_freq, "log_step_freq": log_step_freq}
+        parts |= {"initial_epoch": initial_epoch, "path": resume, "profile": profile, "microbatch": microbatch}
+        return training.fit(self, (dl_train, dl_val), options, callbacks, verbose, nan=nan, **parts)
 
     def evaluate(
         self,
@@ -219,18 +230,7 @@ class Model(Wrapper):
             outputs = loop.predict(run, hooks)
         return map_leaves(feed.to_numpy, outputs) if as_numpy else outputs
 
-    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, Any]:
-        """Train on one batch; return its loss and metrics."""
-        return self._session.on_batch("train_on_batch", x, y, sample_weight)
-
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, Any]:
-        """Return loss and metrics of one batch."""
-        return self._session.on_batch("test_on_batch", x, y, sample_weight)
-
-    def predict_on_batch(self, x: Any) -> Any:
-        """Return what the net gives for one batch, on the CPU."""
-        return self.predict([(x,)])
-
+    train_on_batch, test_on_batch, predict_on_batch = train_on_batch, test_on_batch, predict_on_batch
     find_lr = find_lr  # a function whose first argument is the model, and so a method
 
     def train_step(self, batch: Batch) -> Mapping[str, Any] | None:
@@ -287,9 +287,9 @@ class Model(Wrapper):
         """End a running `fit` after this batch; validation and the end of the epoch still come."""
         self._session.stop(reason)
 
-    stop_training = assembly.StopFlag("training")
-    stop_evaluating = assembly.StopFlag("evaluating")
-    stop_predicting = assembly.StopFlag("predicting")
+    stop_training = StopFlag("training")
+    stop_evaluating = StopFlag("evaluating")
+    stop_predicting = StopFlag("predicting")
 
     @property
     def optimizer(self) -> Optimizer:

@@ -6,10 +6,13 @@ import signal
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from kerastorch.data import Batch, DataSource, NoData
@@ -17,11 +20,12 @@ from kerastorch.errors import DataError
 from kerastorch.health import LateLosses, NanPolicy, Statistics
 from kerastorch.losses import Objective
 from kerastorch.metrics import MetricSet
+from kerastorch.resolve import Plan
 from kerastorch.state import TrainState
 from kerastorch.strategy import Single, Strategy
 
 
-def _unset(batch: Batch) -> Any:
+def _unset(*batch: Batch) -> Any:
     raise RuntimeError("this run has no such step")
 
 
@@ -36,6 +40,16 @@ class Keeper(Protocol):
 
     def look_over(self, state: TrainState, loss: Objective | None) -> None:
         """Take note of all that the model has by now beside its net and its optimizer."""
+
+
+class Splits(Protocol):
+    """What works a batch off in parts where memory does not suffice."""
+
+    def learn(self, run: Run, batch: Batch, work: Callable[[Batch, Any], Callable[[], None] | None]) -> Any:
+        """Make the gradients of a batch; return what notes its loss and metrics, None where it is to make no step."""
+
+    def each(self, run: Run, batch: Batch, work: Callable[[Batch], Any]) -> Iterator[Any]:
+        """Yield what `work` gives for each part."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ class Run:
         state: What training changes.
         strategy: How a step runs.
         loss: The loss; None for a net that was not compiled.
+        plan: How a step is made.
         train_loss: The loss in training, where it is another: with class weights.
         train_data: What is trained on.
         val_sets: What is evaluated or predicted, each with what its values are named after: `""`, or `"easy_"`.
@@ -75,12 +90,16 @@ class Run:
         log_step_freq: Tell of every so many steps; None for never.
         lookahead: Prepare a batch while the one before it is worked on; a transfer to an accelerator sets it.
         device: Where the net is.
+        finish_window: Makes a step of the optimizer with the gradients that wait for more batches.
+        window: What the batches count whose gradients wait; None while nothing has to be divided.
+        skipped: Steps that were skipped, since their gradients overflowed in half precision.
         has_own_step: Whether `train_step` is the user's own.
         stop_reason: Why training ends early; None as long as it does not.
         decision: Why it ends early for good; an interruption is none, the run can go on another time.
         interrupted: It ends inside the epoch, which then is not finished.
         current: The batch that is worked on, for the note on an error.
         prepare: Hands a batch through what callbacks do to it before it is used; the loop does so by itself.
+        net: What is called in place of the net: the same, compiled.
         call: The net as a function of a batch's `x`; decided at the first batch of data.
         checked: The data whose first batch was looked at, by their names.
         phase: What is being done: `"train"`, `"val"` for every evaluation, also inside fit, or `"predict"`.
@@ -100,11 +119,14 @@ class Run:
         left_out: Epoch and batch, from 0, of each batch that made no step by `nan="skip"`.
         statistics: Those of the net before the present batch.
         late: Losses that an accelerator has not handed over yet.
+        splitter: Works batches off in parts; None where each is trained on as a whole.
+        val_splitter: The same for evaluation and prediction.
     """
 
     state: TrainState
     strategy: Strategy = field(default_factory=Single)
     loss: Objective | None = None
+    plan: Plan = field(default_factory=Plan)
     train_loss: Objective | None = None
     train_data: DataSource = field(default_factory=NoData)
     val_sets: dict[str, DataSource] = field(default_factory=dict)
@@ -119,11 +141,15 @@ class Run:
     evaluate_step: Callable[[Batch], None] = _unset
     predict_step: Callable[[Batch], Any] = _unset
     prepare: Callable[[Batch], Batch] = _unset
+    finish_window: Callable[[], None] = _unset
+    window: Any = None
+    skipped: int = 0
     has_own_step: bool = False
     stop_reason: str | None = None
     decision: str | None = None
     interrupted: bool = False
     current: Batch | None = None
+    net: nn.Module | None = None
     call: Callable[[Any], Any] | None = None
     checked: set[str] = field(default_factory=set)
     phase: Literal["train", "val", "predict"] = "train"
@@ -141,6 +167,8 @@ class Run:
     left_out: list[tuple[int, int]] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
     late: LateLosses = field(default_factory=LateLosses)
+    splitter: Splits | None = None
+    val_splitter: Splits | None = None
 
     def stop(self, reason: str) -> None:
         """End training after this batch; validation and the end of the epoch still come."""
@@ -161,6 +189,14 @@ class Run:
         """Print a line, unless nothing is to be shown."""
         if self.verbose and self.strategy.is_main:
             print(text, flush=True)
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Say what is being done that may take a while, and in the end how long it took."""
+        self.say(f"{text} ...")
+        began = perf_counter()
+        yield
+        self.say(f"{text}: {perf_counter() - began:.1f} s.")
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Hand values to the loggers of this run, for the present step of the optimizer; without loggers, to nobody.
@@ -189,6 +225,12 @@ class Run:
     def has_validation(self) -> bool:
         """Whether some epochs are followed by a validation."""
         return bool(self.val_sets)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps of the optimizer in an epoch; None while unknown."""
+        batches = self.train_data.steps
+        return None if batches is None else -(-batches // self.plan.accumulate)
 
     def sources(self) -> Iterator[DataSource]:
         """Yield all data."""

@@ -41,6 +41,7 @@ class TrainState:
         epoch: Epochs finished; also the number of the running one, from 0.
         batch: Batches finished in the running epoch.
         step: Optimizer steps since `compile`.
+        pending: Batches whose gradients wait for the optimizer; where there are some, nothing is saved.
         began: The step at which this `fit` began, or the one before it that came to no end.
         is_open: A `fit` goes on, or came to no end.
         optimizers: Those that a step of the user's own holds, by the names of the model's attributes.
@@ -56,6 +57,7 @@ class TrainState:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    pending: int = 0
     began: int = 0
     is_open: bool = False
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
@@ -77,8 +79,9 @@ class TrainState:
         self.is_open = True
 
     def begin_epoch(self) -> None:
-        """Forget the sums of the last epoch, start the clock."""
+        """Forget the sums of the last epoch, and gradients that came to no step; start the clock."""
         self.metrics.reset()
+        self.pending = 0
         self._started = perf_counter()
 
     def note_speed(self) -> None:

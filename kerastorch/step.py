@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kerastorch import checks, guard
+from kerastorch import checks, guard, window
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.hooks import Hooks
 from kerastorch.losses import OutputLoss, Term
+from kerastorch.memory import Whole
 from kerastorch.metrics import MetricSet
 from kerastorch.run import Run
-from kerastorch.tree import map_leaves, move
+from kerastorch.tree import concatenate, detached, move
 from kerastorch.wrapper import Wrapper
 
 OwnStep = Callable[[Batch], Any]
@@ -30,17 +32,38 @@ def train_step(run: Run, hooks: Hooks, batch: Batch) -> None:
     if optimizer is None:
         raise NotCompiledError("A net cannot be trained without an optimizer.")
     guard.prepare(run)
-    output = forward(run, batch)
-    loss, terms = loss_of(run, output, batch, "train")
-    if not guard.admits(run, batch, output, loss, terms):
+    if not state.pending:
+        clear_gradients(optimizer)
+    splitter = run.splitter
+    note = learn(run, batch) if splitter is None else splitter.learn(run, batch, functools.partial(learn, run))
+    if note is None:
+        window.leave_out(run, batch)
         return
+    note()  # before the weights change that it came from
+    state.pending += 1
+    if window.is_full(run, batch):
+        window.step(run, hooks)
+
+
+def learn(run: Run, batch: Batch, whole: Whole | None = None) -> Callable[[], None] | None:
+    """Forward, loss, backward; return what notes loss and metrics, None where the batch is to make no step.
+
+    Args:
+        run: The run.
+        batch: The batch, or a part of it.
+        whole: What the part is a part of.
+    """
+    with run.strategy.autocast():
+        output = forward(run, batch)
+        loss, terms = loss_of(run, output, batch, "train", whole)
+    if not guard.admits(run, batch, output, loss, terms):
+        return None
     seen = detached(output)
-    state.metrics.update(terms, seen, batch, prediction(run, seen, batch))  # before the weights it came from change
-    clear_gradients(optimizer)
-    run.strategy.backward(loss)
-    hooks.emit("on_optimizer_step_begin", state.step)
-    run.strategy.step(optimizer)
-    state.step += 1
+    if whole is None:
+        window.add_gradients(run, loss, terms[0][2], batch)
+    else:
+        window.add_gradients(run, loss, whole.weight, whole.batch)
+    return lambda: run.state.metrics.update(terms, seen, batch, prediction(run, seen, batch))
 
 
 def clear_gradients(optimizer: Optimizer) -> None:
@@ -54,15 +77,30 @@ def clear_gradients(optimizer: Optimizer) -> None:
 
 
 def evaluate_step(run: Run, batch: Batch) -> None:
-    """Forward and loss; gradients are off."""
-    output = forward(run, batch)
-    _, terms = loss_of(run, output, batch, "test")
-    run.val_metrics.update(terms, output, batch, prediction(run, output, batch))
+    """Forward and loss; gradients are off. In parts where memory does not suffice."""
+    splitter, work = run.val_splitter, functools.partial(judge, run)
+    for part, output, terms in (work(batch),) if splitter is None else splitter.each(run, batch, work):
+        run.val_metrics.update(terms, output, part, prediction(run, output, part))
+
+
+def judge(run: Run, batch: Batch) -> tuple[Batch, Any, Sequence[Term]]:
+    """Forward and loss."""
+    with run.strategy.autocast():
+        output = forward(run, batch)
+        return batch, output, loss_of(run, output, batch, "test")[1]
 
 
 def predict_step(run: Run, batch: Batch) -> Any:
+    """Forward; return the output on the CPU. In parts where memory does not suffice."""
+    splitter, work = run.val_splitter, functools.partial(answer, run)
+    return work(batch) if splitter is None else concatenate(list(splitter.each(run, batch, work)))
+
+
+def answer(run: Run, batch: Batch) -> Any:
     """Forward; return the output on the CPU."""
-    return move(forward(run, batch, labels=False), torch.device("cpu"), non_blocking=False)
+    with run.strategy.autocast():
+        output = forward(run, batch, labels=False)
+    return move(run.strategy.outputs(output), torch.device("cpu"), non_blocking=False)
 
 
 def forward(run: Run, batch: Batch, *, labels: bool | None = None) -> Any:
@@ -74,10 +112,9 @@ def forward(run: Run, batch: Batch, *, labels: bool | None = None) -> Any:
         labels: Whether the net is given the labels; by default if the loss is its own.
     """
     if run.call is None:
-        run.call = bind(
-            run.state.module, batch.x, labels=isinstance(run.loss, OutputLoss) if labels is None else labels
-        )
-    return run.call(batch.x)
+        labels = isinstance(run.loss, OutputLoss) if labels is None else labels
+        run.call = bind(run.net or run.state.module, batch.x, labels=labels)
+    return run.call(run.strategy.inputs(batch.x))
 
 
 def bind(module: nn.Module, x: Any, *, labels: bool = False) -> Callable[[Any], Any]:
@@ -122,16 +159,18 @@ def _receiver(module: Any) -> Any:
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def loss_of(run: Run, output: Any, batch: Batch, phase: str) -> tuple[Tensor, Sequence[Term]]:
+def loss_of(
+    run: Run, output: Any, batch: Batch, phase: str, whole: Whole | None = None
+) -> tuple[Tensor, Sequence[Term]]:
     """Return what to differentiate, and its terms in the mean of the epoch; the first batch is checked."""
     objective = run.loss if phase == "test" or run.train_loss is None else run.train_loss
     if objective is None:
         raise NotCompiledError("A net cannot be evaluated without a loss.")
     data = run.train_data if phase == "train" else run.val_data
     if data.name in run.checked:
-        return objective.terms(output, batch)
+        return objective.terms(output, batch) if whole is None else whole.share(objective, output, batch)
     checks.first_batch(objective, output, batch)
-    loss, terms = objective.terms(output, batch)
+    loss, terms = objective.terms(output, batch) if whole is None else whole.share(objective, output, batch)
     checks.loss_value(loss, objective.name, training=phase == "train")
     if phase == "train" and run.nan not in ("skip", "warn"):
         checks.nothing_missing(loss, batch)
@@ -142,13 +181,6 @@ def loss_of(run: Run, output: Any, batch: Batch, phase: str) -> tuple[Tensor, Se
 def prediction(run: Run, output: Any, batch: Batch) -> Any:
     """Return what metrics compare with the targets."""
     return output if run.loss is None else run.loss.prediction(output, batch.y)
-
-
-def detached(output: Any) -> Any:
-    """Cut an output off its graph, so that metrics do not keep it."""
-    if type(output) is Tensor:
-        return output.detach()
-    return map_leaves(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
 
 
 def own_train_step(run: Run, own: OwnStep, batch: Batch) -> None:

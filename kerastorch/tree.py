@@ -53,6 +53,13 @@ def leaves(tree: Any) -> Iterator[Any]:
         yield from leaves(value)
 
 
+def detached(tree: Any) -> Any:
+    """Cut every tensor off its graph."""
+    if type(tree) is Tensor:
+        return tree.detach()
+    return map_leaves(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, tree)
+
+
 def tensors(tree: Any) -> Iterator[Tensor]:
     """Yield each tensor, in order; other leaves are left out."""
     return (leaf for leaf in leaves(tree) if isinstance(leaf, Tensor))

@@ -574,9 +574,10 @@ def test_nothing_waits_for_the_device_in_a_step_unless_the_user_does(monkeypatch
         raise AssertionError("a step waited for the device")
 
     steps = []
-    monkeypatch.setattr("kerastorch.metrics.set._read_if_free", lambda part: part)  # as on an accelerator
+    monkeypatch.setattr("kerastorch.metrics.set.read_if_free", lambda part: part)  # as on an accelerator
+    monkeypatch.setattr("kerastorch.metrics.sums.read_if_free", lambda part: part)
     monkeypatch.setattr("kerastorch.losses.single._surely_not_negative", lambda labels: False)
-    monkeypatch.setattr("kerastorch.guard._looks_first", lambda run: False)
+    monkeypatch.setattr("kerastorch.guard.looks_first", lambda run: False)
 
     def watch(batch, logs):
         if batch == 0:

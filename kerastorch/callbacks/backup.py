@@ -81,7 +81,7 @@ class BackupAndRestore(Callback):
         self._good: list[Path] = []
         self._submitted: Path | None = None
         self._validating: dict[str, Any] | None = None
-        self._has_begun = self._is_over = False
+        self._has_begun = self._is_over = self._is_due = False
 
     def __repr__(self) -> str:
         return (
@@ -98,7 +98,7 @@ class BackupAndRestore(Callback):
         self._home = self.directory.absolute()  # the script may change its own directory
         self.last, self._submitted, self._good = None, None, []
         self._done, self._validating = 0, None
-        self._has_begun = self._is_over = False
+        self._has_begun = self._is_over = self._is_due = False
         with self._held():
             checkpoint.sweep(self._home)
             self._next = monotonic() + self._seconds if self._seconds else 0.0
@@ -121,6 +121,8 @@ class BackupAndRestore(Callback):
         """Write, if it is time."""
         self._done += 1
         if (self._batches and self._done % self._batches == 0) or (self._seconds and monotonic() >= self._next):
+            self._is_due = True
+        if self._is_due and not self.run.state.pending:
             self._save()
 
     def on_test_begin(self, logs: Logs) -> None:
@@ -235,7 +237,7 @@ class BackupAndRestore(Callback):
     def _save(self) -> None:
         state = self.run.state
         path = self._home / f"backup-{state.epoch:04d}-{state.batch:07d}.pt"
-        self._next = monotonic() + self._seconds if self._seconds else 0.0
+        self._next, self._is_due = monotonic() + self._seconds if self._seconds else 0.0, False
         if path == self._submitted or self._is_lost():
             return
         content = resume.content_of(self.run)

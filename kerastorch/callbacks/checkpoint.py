@@ -98,7 +98,7 @@ class ModelCheckpoint(Callback):
 
     def on_train_begin(self, logs: Logs) -> None:
         """Forget what was the best of another model, or of this one before it was compiled anew."""
-        self._has_warned = False
+        self._has_warned = self._is_due = False
         if self._state is not self.run.state:
             self.monitor.best = self.initial_value_threshold
             self._retention.load({})
@@ -109,7 +109,9 @@ class ModelCheckpoint(Callback):
         """Write, if it is time."""
         if isinstance(self.save_freq, int):
             self._batches += 1
-            if self._batches % self.save_freq == 0:
+            self._is_due = self._is_due or self._batches % self.save_freq == 0
+            if self._is_due and not self.run.state.pending:
+                self._is_due = False
                 self._consider(f"Epoch {self.run.state.epoch + 1}, batch {batch + 1}", logs, is_missed=True)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:

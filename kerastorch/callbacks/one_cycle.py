@@ -48,7 +48,7 @@ class StepPlan(Callback, ABC):
         """Begin anew, with the steps of this `fit`."""
         self.scheduler, self._followed, self._running, self._warned = None, None, False, False
         run = self.run
-        if run.train_data.steps is None:
+        if run.steps_per_epoch is None:
             raise DataError(
                 f"{type(self).__name__} must know how many steps there will be, but {run.train_data.name} has no "
                 "length. Type fit(..., steps_per_epoch=...)."
@@ -56,7 +56,7 @@ class StepPlan(Callback, ABC):
         optimizer = optimizer_of(self)
         # A run that goes on has the steps of the whole fit, of which too few may be left for a warm-up
         first = next(iter(run.state.history.epoch), run.state.epoch)
-        self._steps = run.train_data.steps * (run.epochs - first)
+        self._steps = run.steps_per_epoch * (run.epochs - first)
         self._before, self._running = _noted(optimizer), True
         self.scheduler = self._planned(optimizer)
 

@@ -37,6 +37,21 @@ class Objective(ABC):
     def terms(self, output: Any, batch: Batch) -> tuple[Tensor, Sequence[Term]]:
         """Return what to differentiate, and `(name, value, weight)` of each part, cut off the graph."""
 
+    def weights(self, output: Any, batch: Batch) -> Sequence[Weight]:
+        """Return what the terms of a batch weigh, without its loss: of the output only the shape counts."""
+        return (batch.size,)
+
+    def share(self, output: Any, batch: Batch, whole: Sequence[Weight]) -> tuple[Tensor, Sequence[Term]]:
+        """Do what `terms` does for a part of a batch; what is to differentiate adds up to that of the batch.
+
+        Args:
+            output: What the net gave for the part.
+            batch: The part.
+            whole: What the terms of the whole batch weigh.
+        """
+        loss, terms = self.terms(output, batch)
+        return scaled(loss, terms[0][2], whole[0]), terms
+
     @abstractmethod
     def to(self, device: torch.device) -> None:
         """Move what it holds."""
@@ -64,3 +79,12 @@ class Objective(ABC):
 def cut(value: Any) -> Any:
     """Cut a value off its graph."""
     return value.detach() if isinstance(value, Tensor) else value
+
+
+def scaled(value: Tensor, weight: Weight, whole: Weight) -> Tensor:
+    """Return the share of a part in the loss of its batch; nothing, where nothing in the batch counts."""
+    if weight is None or whole is None:
+        return value
+    if isinstance(whole, Tensor):
+        return value * torch.where(whole == 0, 0.0, weight / whole)
+    return value * (weight / whole if whole else 0.0)

@@ -35,6 +35,10 @@ class OutputLoss(Objective):
             raise MismatchError(_no_loss(output, batch))
         return loss, (("loss", cut(loss), _weight(batch)),)
 
+    def weights(self, output: Any, batch: Batch) -> Sequence[Weight]:
+        """Return what a batch weighs in the mean of the epoch."""
+        return (_weight(batch),)
+
     def to(self, device: torch.device) -> None:
         """Hold nothing."""
 

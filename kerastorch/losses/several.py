@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kerastorch.data.batch import Batch
 from kerastorch.errors import MismatchError
-from kerastorch.losses.base import Objective, Term, cut
+from kerastorch.losses.base import Objective, Term, Weight, cut, scaled
 from kerastorch.losses.single import Loss
 from kerastorch.tree import describe, pick
 
@@ -38,12 +38,21 @@ class SeveralLosses(Objective):
 
     def terms(self, output: Any, batch: Batch) -> tuple[Tensor, Sequence[Term]]:
         """Return the sum, and each loss as it is, uncounted."""
+        return self.share(output, batch, (None,) * len(self.losses))
+
+    def weights(self, output: Any, batch: Batch) -> Sequence[Weight]:
+        """Return what each loss weighs."""
+        return [loss.weights(part, share)[0] for loss, part, share in self.parts(output, batch)]
+
+    def share(self, output: Any, batch: Batch, whole: Sequence[Weight]) -> tuple[Tensor, Sequence[Term]]:
+        """Do what `terms` does for a part of a batch, in which each loss has a share of its own."""
         terms: list[Term] = []
         values: list[Tensor] = []
-        factors = self.factors.items()
-        for (loss, part, share), (name, factor) in zip(self.parts(output, batch), factors, strict=True):
+        parts, factors = self.parts(output, batch), self.factors.items()
+        for (loss, part, share), (name, factor), total in zip(parts, factors, whole, strict=True):
             value, weight = loss(part, share)
             terms.append((name, cut(value), weight))
+            value = scaled(value, weight, total)
             values.append(value if factor == 1 else value * factor)
         return sum(values[1:], values[0]), terms
 

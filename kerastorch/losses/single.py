@@ -88,12 +88,21 @@ class Loss(Objective):
         """Return the loss of a batch, and its weight in the mean of the epoch."""
         if batch.weight is not None or self.by_class is not None:
             return self._weighted(output, batch)
-        value: Tensor = self.function(output, batch.y)
+        return self.function(output, batch.y), self._plain_weight(output, batch)
+
+    def weights(self, output: Any, batch: Batch) -> Sequence[Weight]:
+        """Return what a batch weighs in the mean of the epoch."""
+        if batch.weight is None and self.by_class is None:
+            return (self._plain_weight(output, batch),)
+        with torch.no_grad():
+            return (self._weighted(output, batch)[1],)
+
+    def _plain_weight(self, output: Any, batch: Batch) -> Weight:
         if self._summed:
-            return value, None
+            return None
         if self.by_label:
-            return value, self._weight_of_labels(output, batch.y)
-        return value, output.numel() if self.by_element else batch.size
+            return self._weight_of_labels(output, batch.y)
+        return output.numel() if self.by_element else batch.size
 
     def _weight_of_labels(self, output: Tensor, target: Tensor) -> float | Tensor:
         if target.is_floating_point():  # probabilities of classes: torch divides by their number, whatever the weights
@@ -185,7 +194,9 @@ def _works_as(function: Callable[..., Any], kinds: tuple[type[nn.Module], ...]) 
 
 def _surely_not_negative(labels: Tensor) -> bool:
     # Only on the CPU, where there is no device to wait for, and reading costs less than the sums that it saves
-    return labels.is_cpu and labels.numel() > 0 and bool(labels.min() >= 0)
+    if not labels.is_cpu or torch.compiler.is_compiling():
+        return False
+    return labels.numel() > 0 and bool(labels.min() >= 0)
 
 
 def _bare(function: Callable[..., Any]) -> Callable[..., Any]:

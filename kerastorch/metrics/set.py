@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -11,12 +10,20 @@ from torch import Tensor
 
 from kerastorch.data.batch import Batch
 from kerastorch.errors import MismatchError
-from kerastorch.metrics.base import Gather, Metric, Rows, Sum, Value, as_value, one_number, ratio
-from kerastorch.metrics.forms import exact
+from kerastorch.metrics.base import Gather, Metric, Sum, Value, as_value, one_number, ratio
+from kerastorch.metrics.sums import (
+    Number,
+    Weight,
+    given_back,
+    grown,
+    kept,
+    read_if_free,
+    read_numbers,
+    taken_up,
+    zeros_like,
+)
 
 Total = Callable[[list[float]], list[float]]
-Number = float | Tensor
-Weight = Number | None
 
 
 class MetricSet(Mapping[str, float]):
@@ -59,11 +66,42 @@ class MetricSet(Mapping[str, float]):
         seen = output if prediction is None else prediction
         truth = batch.y if batch.truth is None else batch.truth
         for name, loss, weight in losses:
-            self._add_loss(name, _read_if_free(loss), None if weight is None else _read_if_free(weight))
+            self._add_loss(name, read_if_free(loss), None if weight is None else read_if_free(weight))
         for name, metric in self.metrics.items():
             self._add(name, metric.measure(output if metric.whole else seen, truth, batch.weight, batch.size))
         self.samples += batch.size
         self._values = None
+
+    def open(self, parts: Mapping[str, Sequence[Sum]]) -> list[Tensor]:
+        """Return the sums that tensors among `parts` belong to, for somebody who adds to them in place until `reset`.
+
+        Args:
+            parts: By name what a batch adds.
+        """
+        found: list[Tensor] = []
+        for name, adds in parts.items():
+            sums = self._sums.setdefault(name, [0] * len(adds))
+            for place, part in enumerate(adds):
+                if isinstance(part, Tensor):
+                    held = sums[place]
+                    sums[place] = total = held if isinstance(held, Tensor) else zeros_like(part).add_(cast(float, held))
+                    found.append(total)
+        return found
+
+    def count(self, parts: Mapping[str, Sequence[Sum]], samples: int) -> None:
+        """Take in numbers and rows of a batch whose tensors are in the sums that `open` gave."""
+        for name, adds in parts.items():
+            sums = self._sums[name]
+            for place, part in enumerate(adds):
+                if not isinstance(part, Tensor):
+                    sums[place] = grown(sums[place], part, name)
+        self.samples += samples
+        self._values = None
+
+    @property
+    def epoch(self) -> object:
+        """Something that is another after each `reset`."""
+        return self._sums
 
     @property
     def noted(self) -> set[str]:
@@ -88,9 +126,9 @@ class MetricSet(Mapping[str, float]):
         """Return the sums so far, in plain containers."""
         return {
             "samples": self.samples,
-            "sums": {name: [_kept(part) for part in parts] for name, parts in self._sums.items()},
+            "sums": {name: [kept(part) for part in parts] for name, parts in self._sums.items()},
             "recorded": sorted(self._recorded),
-            "metrics": {name: kept for name, metric in self.metrics.items() if (kept := metric.state_dict())},
+            "metrics": {name: own for name, metric in self.metrics.items() if (own := metric.state_dict())},
         }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device | None = None) -> None:
@@ -105,10 +143,10 @@ class MetricSet(Mapping[str, float]):
         self._recorded = set(state["recorded"])
         known = self.noted | self._recorded
         for name in state["sums"].keys() & known:
-            self._sums[name] = [_taken_up(part, device) for part in state["sums"][name]]
-        for name, kept in state["metrics"].items():
+            self._sums[name] = [taken_up(part, device) for part in state["sums"][name]]
+        for name, own in state["metrics"].items():
             if name in self.metrics:
-                self.metrics[name].load_state_dict(kept)
+                self.metrics[name].load_state_dict(own)
 
     def result(self, total: Total | None = None, gather: Gather | None = None) -> dict[str, float | Tensor]:
         """Return all values; the only wait for the device.
@@ -141,12 +179,12 @@ class MetricSet(Mapping[str, float]):
         elif isinstance(loss, Tensor):
             # In float64, where half precision would overflow. The NaN of a batch without labels that count adds nothing
             total, count = self._sums.get(name, (0, 0))
-            total = total if isinstance(total, Tensor) else _zeros_like(loss).add_(cast(float, total))
+            total = total if isinstance(total, Tensor) else zeros_like(loss).add_(cast(float, total))
             if isinstance(weight, Tensor):
                 total.addcmul_(torch.where(weight == 0, 0.0, loss), weight)
             else:
                 total.add_(loss, alpha=weight)
-            self._sums[name] = [total, _grown(count, weight, name)]
+            self._sums[name] = [total, grown(count, weight, name)]
         else:
             self._add(name, (loss * weight if weight else 0.0, weight))
 
@@ -154,15 +192,15 @@ class MetricSet(Mapping[str, float]):
         sums = self._sums.get(name)
         if sums is None:
             sums = [0] * len(parts)
-        self._sums[name] = [_grown(held, part, name) for held, part in zip(sums, parts, strict=True)]
+        self._sums[name] = [grown(held, part, name) for held, part in zip(sums, parts, strict=True)]
 
     def _read(self, names: Iterable[str], total: Total | None, gather: Gather | None) -> dict[str, Value]:
         sums = {name: self._sums[name] for name in names}
-        numbers = _numbers([part for parts in sums.values() for part in parts])
-        read = iter(numbers if total is None else total(numbers))
+        found_numbers = read_numbers([part for parts in sums.values() for part in parts])
+        read = iter(found_numbers if total is None else total(found_numbers))
         found: dict[str, Value] = {}
         for name, parts in sums.items():
-            found[name] = self._value(name, [_given_back(part, read, gather) for part in parts], gather)
+            found[name] = self._value(name, [given_back(part, read, gather) for part in parts], gather)
         if self.factors and "loss" not in found and found.keys() >= self.factors.keys():
             found = {"loss": sum(factor * cast(float, found[name]) for name, factor in self.factors.items()), **found}
         return found
@@ -193,71 +231,3 @@ class MetricSet(Mapping[str, float]):
 
     def __bool__(self) -> bool:
         return bool(self._sums)  # without a wait
-
-
-def _kept(part: Sum) -> Any:
-    return {"rows": part.joined()} if isinstance(part, Rows) else part
-
-
-def _taken_up(part: Any, device: torch.device | None) -> Sum:
-    if isinstance(part, Mapping):
-        return Rows(part["rows"].to(device))
-    return cast(Sum, part.to(device, copy=True) if isinstance(part, Tensor) else part)
-
-
-def _numbers(parts: list[Sum]) -> list[float]:
-    """Return the numbers of all parts in one list; rows are left out."""
-    held = [part for part in parts if isinstance(part, Tensor)]
-    read = {}
-    for device in {part.device for part in held}:  # one, unless a metric sums up on the CPU
-        flat = torch.cat([part.reshape(-1) for part in held if part.device == device])
-        read[device] = iter(flat.tolist())
-    numbers: list[float] = []
-    for part in parts:
-        if isinstance(part, Tensor):
-            numbers += islice(read[part.device], part.numel())
-        elif not isinstance(part, Rows):
-            numbers.append(float(part))
-    return numbers
-
-
-def _given_back(part: Sum, read: Iterator[float], gather: Gather | None) -> float | Tensor:
-    """Return a part in its shape, with the numbers that were read."""
-    if isinstance(part, Rows):
-        rows = part.joined()
-        return (rows if gather is None else torch.cat(gather(rows))).cpu()
-    if isinstance(part, Tensor) and part.ndim:
-        return torch.tensor(list(islice(read, part.numel())), dtype=torch.float64).reshape(part.shape)
-    return next(read)
-
-
-def _read_if_free(part: Number) -> Number:
-    # On the CPU there is no device to wait for, and a number is added ten times faster than a tensor
-    return part.item() if isinstance(part, Tensor) and part.is_cpu and not part.ndim else part
-
-
-def _grown(held: Sum, part: Sum, name: str) -> Sum:
-    if isinstance(part, Tensor):
-        part = _read_if_free(part)
-    if isinstance(part, Tensor):
-        return _grown_tensor(held, part, name)
-    if isinstance(part, Rows):
-        if isinstance(held, Rows):
-            held.parts += part.parts
-        return held if isinstance(held, Rows) else part
-    return cast(Number, held) + part
-
-
-def _grown_tensor(held: Sum, part: Tensor, name: str) -> Tensor:
-    if not isinstance(held, Tensor):
-        return _zeros_like(part).add_(part.detach()).add_(cast(float, held))
-    if part.shape != held.shape:
-        raise MismatchError(
-            f"A sum of the metric {name!r} is {tuple(held.shape)} for one batch and {tuple(part.shape)} for another. "
-            "Does the number of classes or columns differ between batches?"
-        )
-    return held.add_(part.detach())
-
-
-def _zeros_like(part: Tensor) -> Tensor:
-    return torch.zeros(part.shape, dtype=exact(part.device), device=part.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from kerastorch.resolve.devices import device
 from kerastorch.resolve.losses import loss
 from kerastorch.resolve.metric import metrics
 from kerastorch.resolve.optimizers import OptimizerFactory, optimizer
+from kerastorch.resolve.plan import JitCompile, Plan
 
-__all__ = ["Recipe", "device", "either", "loss", "metrics", "optimizer", "recipe"]
+__all__ = ["JitCompile", "Plan", "Recipe", "device", "either", "loss", "metrics", "optimizer", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Recipe:
         optimizer: The optimizer, or what builds it from the parameters.
         metrics: Names and metrics, in order.
         device: `"auto"`, or the device to train on.
+        plan: How a step is made.
     """
 
     loss: Objective
     optimizer: Optimizer | OptimizerFactory
     metrics: Mapping[str, Metric]
     device: str | torch.device
+    plan: Plan = field(default_factory=Plan)
 
 
 def recipe(
@@ -43,6 +46,7 @@ def recipe(
     device_spec: str | torch.device | None,
     *,
     loss_weights: Any = None,
+    plan: Plan | None = None,
 ) -> Recipe:
     """Return the arguments of `compile`, resolved.
 
@@ -52,7 +56,7 @@ def recipe(
     """
     objective, place = loss(loss_spec, loss_weights), device_spec or "auto"
     device(place)
-    return Recipe(objective, optimizer(optimizer_spec), metrics(metrics_spec, objective), place)
+    return Recipe(objective, optimizer(optimizer_spec), metrics(metrics_spec, objective), place, plan or Plan())
 
 
 def either(name: str, value: Any, other: str, other_value: Any) -> Any:

@@ -1,28 +1,101 @@
-"""One process, one device, full precision: what a loop written by hand does."""
+"""One process, one device: what a loop written by hand does, in the precision that is wanted."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kerastorch import layout, updates
 from kerastorch.strategy.base import Strategy
+from kerastorch.strategy.precision import Casting
 
 
 class Single(Strategy):
-    """One process on one device."""
+    """One process on one device.
+
+    Args:
+        precision: What is computed in, see `Casting`.
+        channels_last: Whether images lie pixel by pixel in memory.
+
+    Raises:
+        ValueError: The precision is unknown.
+    """
+
+    def __init__(self, precision: Any = "32-true", *, channels_last: bool = False) -> None:
+        self._casting = Casting(precision)
+        self._channels_last = channels_last
+        self._updates: updates.Updates | None = None
+        self._aligned: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "_updates": None,
+            "_aligned": None,
+        }  # they belong to the optimizer, and a copy has its own
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return the module itself."""
         return module
 
+    def begin(self, module: nn.Module, device: torch.device) -> None:
+        """Get ready.
+
+        Raises:
+            ValueError: The device cannot compute in this precision, or the net has no such layout.
+        """
+        self._casting.begin(device)
+        self._casting.convert(module)
+        if self._channels_last:
+            layout.channels_last(module)
+
+    def autocast(self, *, fresh: bool = False) -> AbstractContextManager[Any]:
+        """Return the context for the net and its loss."""
+        return self._casting.fresh() if fresh else self._casting.autocast()
+
+    def inputs(self, x: Any) -> Any:
+        """Return inputs as the net takes them."""
+        return self._casting.inputs(x)
+
+    def outputs(self, output: Any) -> Any:
+        """Return outputs in float32 where half of it was computed with, and laid out as usual."""
+        output = self._casting.outputs(output)
+        return layout.contiguous(output) if self._channels_last else output
+
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._casting.backward(loss)
 
-    def step(self, optimizer: Optimizer) -> None:
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Bring gradients to their own size."""
+        self._casting.unscale(optimizer)
+
+    def clip(self, gradients: list[Tensor], norm: float | None, value: float | None) -> None:
+        """Limit gradients."""
+        if norm is not None:
+            updates.clip_norm(gradients, norm)
+        if value is not None:
+            updates.clip_value(gradients, value)
+
+    def step(self, optimizer: Optimizer) -> str | None:
         """Update the parameters."""
-        optimizer.step()
+        if self._updates is None or self._updates.optimizer is not optimizer:
+            self._updates = updates.Updates(optimizer)
+        if self._channels_last and optimizer.state is not self._aligned:  # it is another after a checkpoint was loaded
+            layout.align(optimizer)
+            self._aligned = optimizer.state
+        if self._casting.step(optimizer, self._updates.step):
+            return None
+        return self._casting.note()
 
     def total(self, sums: list[float]) -> list[float]:
         """Return the sums as they are."""
         return sums
+
+    def parts(self) -> dict[str, Any]:
+        """Return the scaler, where there is one."""
+        return {"precision": self._casting} if self._casting.precision == "16-mixed" else {}

@@ -1,12 +1,18 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import kerastorch as kt
 from kerastorch import resolve
 from kerastorch.callbacks import DeviceTransfer
 from kerastorch.callbacks.device_transfer import _move_optimizer
-from kerastorch.data import Batch
+from kerastorch.data import Batch, adapt
+from kerastorch.metrics import MetricSet
+from kerastorch.run import Run
+from kerastorch.state import TrainState
 from kerastorch.tree import move
 
 
@@ -124,4 +130,139 @@ def test_the_state_of_an_optimizer_follows_its_parameters():
 
 
 def test_repr_is_the_call():
-    assert repr(DeviceTransfer("cuda:1")) == "DeviceTransfer('cuda:1', non_blocking=True)"
+    assert repr(DeviceTransfer("cuda:1")) == "DeviceTransfer('cuda:1', non_blocking=True, resident='auto')"
+    assert repr(DeviceTransfer(resident=False)) == "DeviceTransfer('auto', non_blocking=True, resident=False)"
+    assert eval(repr(DeviceTransfer("cpu", resident=True))).resident is True
+
+
+@pytest.mark.parametrize("resident", ["yes", None, 0.5])
+def test_resident_is_one_of_three(resident):
+    with pytest.raises(ValueError, match=f"resident is 'auto', True or False; got {resident!r}"):
+        DeviceTransfer(resident=resident)
+
+
+def source(samples, **options):
+    return adapt((torch.zeros(samples, 2), torch.zeros(samples)), name="dl_train", **options)  # 12 bytes a sample
+
+
+def begun(transfer, *sources):
+    """Let a transfer begin a run on these data, and return the devices of their batches."""
+    run = Run(TrainState(nn.Linear(2, 1), None, MetricSet({})))
+    run.train_data, *others = sources
+    run.val_sets = {str(place): other for place, other in enumerate(others)}
+    transfer.run = run
+    transfer.on_train_begin({})
+    return [next(iter(data.batches(0))).x.device.type for data in sources]
+
+
+@pytest.mark.parametrize(
+    ("free", "resident", "expected"),
+    [
+        (4 * 12 * 60, "auto", ["meta", "meta", "meta"]),
+        (4 * 12 * 59, "auto", ["meta", "meta", "cpu"]),
+        (4 * 12 * 29, "auto", ["cpu", "meta", "cpu"]),  # what fits
+        (0, "auto", ["cpu", "cpu", "cpu"]),
+        (0, True, ["meta", "meta", "meta"]),
+        (10**9, False, ["cpu", "cpu", "cpu"]),
+    ],
+)
+def test_data_in_memory_are_moved_whole_where_they_take_a_quarter_of_what_is_free(
+    monkeypatch, free, resident, expected
+):
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda device: (free, 10**10))
+    sources = [source(30), source(10, steps=1), source(20)]
+    assert begun(DeviceTransfer("meta", resident=resident), *sources) == expected
+    for data in sources:
+        data.close()
+        assert next(iter(data.batches(0))).x.device.type == "cpu"
+
+
+def test_an_accelerator_that_does_not_say_what_is_free_gets_batch_by_batch(monkeypatch):
+    def refuse(device):
+        raise RuntimeError("not known")
+
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", refuse)
+    assert begun(DeviceTransfer("meta"), source(4)) == ["cpu"]
+
+
+def test_on_the_cpu_nothing_is_moved():
+    assert begun(DeviceTransfer("cpu", resident=True), source(4)) == ["cpu"]
+    data = source(4)
+    assert data._data is data._held
+
+
+def test_data_that_are_read_by_a_loader_are_not_moved():
+    loader = DataLoader(TensorDataset(torch.zeros(4, 2)), 2)
+    assert begun(DeviceTransfer("meta", resident=True), adapt(loader, name="dl_train")) == ["cpu"]
+
+
+@pytest.mark.parametrize("options", [{}, {"seed": 3}, {"rows": torch.tensor([5, 1, 2, 3])}, {"shuffle": False}])
+def test_the_order_is_drawn_as_on_the_cpu(options):
+    x = torch.arange(20.0)
+    data = adapt(x, name="x", **{"training": True, "batch_size": 3, **options})
+    torch.manual_seed(0)
+    expected, after = [batch.x for batch in data.batches(0)], torch.rand(1)
+    data.reside(torch.device("meta"))
+    torch.manual_seed(0)
+    shapes = [tuple(batch.x.shape) for batch in data.batches(0)]
+    assert torch.equal(after, torch.rand(1))
+    assert shapes == [tuple(batch.shape) for batch in expected]
+
+
+class Stream:
+    """Stands for a stream of a GPU; its copies go to the device `meta`."""
+
+    def __init__(self, calls):
+        self.device, self.calls = torch.device("meta"), calls
+
+    def wait_stream(self, other):
+        self.calls.append(("waits for", other))
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    calls = []
+    aside, working = Stream(calls), Stream(calls)
+
+    @contextmanager
+    def inside(stream):
+        calls.append(("begins", stream))
+        yield
+        calls.append(("ends", stream))
+
+    monkeypatch.setattr(torch.cuda, "stream", inside)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: working)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: calls.append((tensor.device, stream)))
+    transfer = DeviceTransfer("meta")
+    transfer.run, transfer._stream = Place, aside
+    return transfer, calls, aside, working
+
+
+def test_batches_are_copied_in_a_stream_of_their_own(streams):
+    transfer, calls, aside, working = streams
+    batch = transfer.prepare_batch(Batch(0, {"a": torch.zeros(2), "b": "text"}, torch.zeros(2), None))
+    assert batch.x["a"].device.type == batch.y.device.type == "meta"
+    there = torch.device("meta")
+    assert calls == [
+        ("begins", aside),
+        ("ends", aside),
+        ("waits for", aside),
+        (there, working),
+        (there, working),
+    ]
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(2, device="meta"),
+        Graph(),
+        nn.Parameter(torch.zeros(2)),
+        nn.utils.rnn.pack_sequence([torch.zeros(3, 2), torch.zeros(1, 2)]),
+    ],
+)
+def test_what_is_no_plain_tensor_on_the_cpu_is_copied_in_the_ordinary_way(streams, x):
+    transfer, calls, _, _ = streams
+    batch = transfer.prepare_batch(Batch(0, x, torch.zeros(2)))
+    assert batch.y.device.type == "meta"
+    assert not calls

@@ -28,6 +28,7 @@ from kerastorch.metrics import (
     named,
 )
 from kerastorch.metrics import set as set_module
+from kerastorch.metrics import sums as sums_module
 from kerastorch.metrics.wrap import TorchMetric
 
 ELSEWHERE = torch.device("meta")
@@ -60,7 +61,8 @@ def place(request):
     """Sums on the CPU are Python numbers; tried as well is what is done where reading a tensor means waiting."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "as on an accelerator":
-            patch.setattr(set_module, "_read_if_free", lambda part: part)
+            for module in (set_module, sums_module):
+                patch.setattr(module, "read_if_free", lambda part: part)
         yield
 
 

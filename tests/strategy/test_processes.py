@@ -18,23 +18,14 @@ from kerastorch.metrics import MetricSet
 from kerastorch.run import Run
 from kerastorch.state import TrainState
 from kerastorch.step import evaluate_step
-from kerastorch.strategy import Strategy
+from kerastorch.strategy import Single
 
 COUNT, CLASSES = 37, 4
 WEIGHTS = torch.tensor([0.5, 2.0, 0.25, 1.5], dtype=torch.float64)
 
 
-class Processes(Strategy):
+class Processes(Single):
     """Sums and rows over processes with gloo; training in several is not its affair."""
-
-    def wrap(self, module):
-        return module
-
-    def backward(self, loss):
-        raise NotImplementedError
-
-    def step(self, optimizer):
-        raise NotImplementedError
 
     def total(self, sums):
         together = torch.tensor(sums, dtype=torch.float64)
