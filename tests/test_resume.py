@@ -527,3 +527,27 @@ def test_what_is_frozen_comes_back(tmp_path):
         assert torch.equal(one, other)
     assert all(parameter.requires_grad for parameter in again.parameters())
     assert all(part.training for part in again.modules())
+
+
+PLANS = {
+    "windows": {"accumulate": 3, "clip_norm": 0.5},
+    "16-mixed": {"precision": "16-mixed"},
+    "16-mixed windows": {"precision": "16-mixed", "accumulate": 2},
+    "bf16-mixed": {"precision": "bf16-mixed", "clip_value": 0.01},
+    "recomputed": {"gradient_checkpointing": ["0", "1"]},
+}
+
+
+@pytest.mark.parametrize("moment", ["middle", "next epoch", "in validation"])
+@pytest.mark.parametrize("name", PLANS)
+def test_any_plan_at_any_moment(tmp_path, name, moment):
+    def make_model():
+        model = kt.Model(net())
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        model.compile("cross_entropy", optimizer, ["accuracy"], device="cpu", **PLANS[name])
+        return model
+
+    form = FORMS["loader, shuffle"]
+    whole = trained(tmp_path / "whole", form, make_model=make_model)
+    again = trained(tmp_path / "backup", form, MOMENTS[moment], make_model=make_model)
+    assert_same(whole, again)

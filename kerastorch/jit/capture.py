@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +34,14 @@ class Program:
         graph: The program; its first output is the loss.
         arguments: What it is to be called with: parameters, buffers, and the tensors of the batch.
         results: What it gave when it was tried, in the order of its outputs.
+        is_checked: All else that happens, such as the count of samples, does not depend on the results.
         built: What was made of it, for whoever uses it.
     """
 
     graph: fx.GraphModule
     arguments: tuple[Tensor, ...] = ()
     results: Sequence[Any] = ()
+    is_checked: bool = False
     built: Any = None
 
 
@@ -108,15 +111,29 @@ class Capture:
         Raises:
             Refused: The net changes attributes of Python each time that it is called.
         """
-        before = _attributes(self._module)
-        _, parts, seen = self._call(batch.x, batch.y, batch.weight, batch.truth, batch.size)
+        with _attributes_kept(self._module) as changed:
+            _, parts, seen = self._call(batch.x, batch.y, batch.weight, batch.truth, batch.size)
         program, self._last = self._last, None
-        changed = next((name for name, value in _attributes(self._module).items() if before.get(name) != value), None)
-        if changed is not None:
-            raise Refused(f"the net changes its attribute {changed!r} whenever it is called")
+        if changed:
+            raise Refused(f"the net changes its attribute {changed[0]!r} whenever it is called")
         if program is None:
             raise Refused("it computes nothing with tensors")
+        if not program.is_checked:
+            self._see_that_numbers_are_constant(program, batch, parts)
         return Taken(program, parts, seen)
+
+    def _see_that_numbers_are_constant(self, program: Program, batch: Batch, parts: Mapping[str, Any]) -> None:
+        """Let the rest of what happens work on other results: a number that changes was read from a tensor."""
+        results = program.results
+        program.results = [torch.full_like(value, 2) if isinstance(value, Tensor) else value for value in results]
+        try:
+            with _attributes_kept(self._module):
+                _, others, _ = self._call(batch.x, batch.y, batch.weight, batch.truth, batch.size)
+        finally:
+            program.results, self._last = results, None
+        if _numbers_in(parts) != _numbers_in(others) or not all(isinstance(value, Tensor) for value in results):
+            raise Refused("something in it reads a number, as item() does")
+        program.is_checked = True
 
     def _backend(self, graph: fx.GraphModule, example_inputs: list[Tensor]) -> Callable[..., Sequence[Any]]:
         program = Program(graph)
@@ -135,17 +152,50 @@ def _tried(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> Sequence[Any]:
         return graph(*(argument.detach().clone() for argument in arguments))  # type: ignore[no-any-return]
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """Return by name what in a net a call should not change: numbers, flags, and which tensors there are."""
-    found: dict[str, Any] = {}
-    for prefix, part in module.named_modules():
-        for name, value in vars(part).items():
-            if isinstance(value, _SIMPLE):
-                found[f"{prefix}.{name}".lstrip(".")] = repr(value)
-            elif isinstance(value, (Tensor, list, dict, set)) and name not in _REGISTRIES:
-                size = value._version if isinstance(value, Tensor) else len(value)
-                found[f"{prefix}.{name}".lstrip(".")] = (id(value), size)
-    return found
+def _numbers_in(parts: Mapping[str, Any]) -> list[Any]:
+    return [part for adds in parts.values() for part in adds if not isinstance(part, Tensor)]
 
 
+@contextmanager
+def _attributes_kept(module: nn.Module) -> Iterator[list[str]]:
+    """Put back what in a net a call should not change: numbers, flags, containers, tensors that are no buffers.
+
+    Yields:
+        A list of the names that were changed, filled at the end.
+    """
+    before = [
+        (f"{prefix}.{name}".lstrip("."), vars(part), name, value, _copied(value))
+        for prefix, part in module.named_modules()
+        for name, value in vars(part).items()
+        if name not in _REGISTRIES and isinstance(value, (*_SIMPLE, *_CONTAINERS, Tensor))
+    ]
+    changed: list[str] = []
+    yield changed
+    for full_name, attributes, name, value, copy in before:
+        if _is_changed(attributes.get(name), value, copy):
+            changed.append(full_name)
+            attributes[name] = copy
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return type(value)(value) if isinstance(value, _CONTAINERS) else value
+
+
+def _is_changed(now: Any, value: Any, copy: Any) -> bool:
+    if isinstance(value, _SIMPLE):
+        return type(now) is not type(value) or bool(now != value)
+    if now is not value:
+        return True
+    if isinstance(value, Tensor):
+        return not torch.equal(value, copy)
+    return len(value) != len(copy) or any(a is not b for a, b in zip(_items(value), _items(copy), strict=True))
+
+
+def _items(container: Any) -> Any:
+    return container.values() if isinstance(container, dict) else container
+
+
+_CONTAINERS = (list, dict, set)
 _REGISTRIES = frozenset(vars(nn.Module()))

@@ -12,6 +12,7 @@ from kerastorch import guard
 from kerastorch.data import Batch
 from kerastorch.jit import update, whole
 from kerastorch.jit.capture import Refused, Taken
+from kerastorch.jit.replay import Call, Replay
 from kerastorch.run import Run
 from kerastorch.tree import map_leaves, tensors
 
@@ -38,25 +39,25 @@ class Ready:
         self.taken = taken
         self._optimizer = optimizer
         self._metrics = metrics
-        self._slots = update.used(optimizer, program.arguments)
-        self._counts = update.counts_of(optimizer, self._slots)
-        self._given = torch.zeros(update.SLOTS * len(optimizer.param_groups), dtype=torch.float64)
-        self._numbers = self._given.numpy()  # written in a tenth of the time
-        given = self._given.to(program.arguments[0].device)
-        self._sent = None if given is self._given else given
-        state = [tensor for slot in self._slots for tensor in slot.state]
+        slots = update.used(optimizer, program.arguments)
+        self._numbers = update.Numbers(optimizer, slots)
+        given = self._numbers.given.to(program.arguments[0].device)
+        self._sent = None if given is self._numbers.given else given
+        state = [tensor for slot in slots for tensor in slot.state]
         places = {id(argument): place for place, argument in enumerate(program.arguments)}
         self._leaves = [places.get(id(leaf)) for leaf in leaves_of(batch)]
         behind = [*state, given, *metrics.open(taken.parts)]
-        key = update.signature(optimizer), plan, gated
+        key = update.signature(optimizer, slots), plan, gated
         if program.built is None or program.built[0] != key:
             inputs = [place for place in self._leaves if place is not None]
             outputs = [_place(part, program.results) for part in _tensors_in(taken.parts)]
-            trained = whole.Trained(optimizer, self._slots, behind)
+            trained = whole.Trained(optimizer, slots, behind)
             with run.busy(f"compiling the step: {', '.join(_names(taken, optimizer))}"):
                 step = whole.build(program, inputs, outputs, trained, plan, gated=gated)
             program.built = key, step
-        self._step = program.built[1]
+        self._step: Call = program.built[1]
+        if given.is_cuda:
+            self._step = Replay(self._step, [place for place in self._leaves if place is not None])
         self._tensors = [*program.arguments, *behind]
         self._epoch, self._state, self._groups = metrics.epoch, optimizer.state, optimizer.param_groups
 
@@ -76,17 +77,16 @@ class Ready:
         for place, leaf in zip(self._leaves, leaves_of(batch), strict=True):
             if place is not None:
                 held[place] = leaf
-        self._numbers[:] = update.numbers(self._optimizer, self._counts)
+        self._numbers.write()
         if self._sent is not None:
-            self._sent.copy_(self._given.pin_memory(), non_blocking=True)
+            self._sent.copy_(self._numbers.given.pin_memory(), non_blocking=True)
         with torch.no_grad():
-            return self._step(held)  # type: ignore[no-any-return]
+            return self._step(held)
 
     def count(self, samples: int) -> None:
         """Count the step, and what of the batch are no tensors."""
-        update.count_steps(self._counts)
+        self._numbers.count()
         self._metrics.count(self.taken.parts, samples)
-        vars(self._optimizer)["_opt_called"] = True  # what a scheduler of torch asks for
 
     def seen(self, results: Sequence[Any]) -> Any:
         """Return the output of the net, as the net nests it."""

@@ -85,9 +85,13 @@ def _changed(graph: Any, arguments: Sequence[Tensor]) -> list[int]:
     """Return which arguments the program changes in place, such as the statistics of a BatchNorm."""
     with isolate.random_state_kept(), torch.no_grad():
         given = [argument.detach().clone() for argument in arguments]
-        before = [argument._version for argument in given]
+        before = [(argument._version, argument.clone()) for argument in given]
         graph(*given)
-    return [place for place, argument in enumerate(given) if argument._version != before[place]]
+    return [
+        place
+        for place, (argument, (version, copy)) in enumerate(zip(given, before, strict=True))
+        if argument._version != version or not torch.equal(argument, copy)  # batch_norm counts no version
+    ]
 
 
 def _clip(gradients: list[Any], plan: Plan) -> None:
@@ -110,7 +114,7 @@ def _updates(
     for slot, parameter, gradient in zip(trained.slots, parameters, gradients, strict=True):
         own = [next(waiting) for _ in slot.state]
         if gradient is not None:
-            after, moved = update.updated(trained.optimizer, slot.group, numbers, parameter, gradient, state=own)
+            after, moved = update.updated(trained.optimizer, slot, numbers, parameter, gradient, state=own)
             moves += [(parameter, after), *zip(own, moved, strict=True)]
     return moves
 
