@@ -185,6 +185,8 @@ def _refusal(run: Run, hooks: Hooks) -> str | None:
         return "train_step is your own"
     if plan.accumulate > 1:
         return f"accumulate={plan.accumulate} gathers gradients"
+    if run.splitter is not None:
+        return "microbatch splits batches"
     if plan.precision == "16-mixed":
         return "precision='16-mixed' looks at the gradients of each step"
     if plan.recomputed:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 NAMES = sorted(path.name for path in (Path(__file__).parents[2] / "examples").glob("*.py"))
-PROGRAMS = ["cifar10.py", "gan_mnist.py", "mnist.py", "predict_image.py", "resnet34_cifar10.py"]
+PROGRAMS = ["cifar10.py", "gan_mnist.py", "mnist.py", "mnist_fast.py", "predict_image.py", "resnet34_cifar10.py"]
 
 
 @pytest.mark.parametrize("name", NAMES)
