@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +22,6 @@ from kerastorch.keeper import OptimizerKeeper
 from kerastorch.losses import ComputedLoss, Objective
 from kerastorch.memory import Microbatch, Splitter
 from kerastorch.metrics import MetricSet
-from kerastorch.recompute import recomputed
 from kerastorch.resolve import Plan, Recipe
 from kerastorch.run import Run
 from kerastorch.state import TrainState
@@ -208,7 +207,11 @@ class Session:
         self._give_steps(run, hooks)
         for note in feed.notes if verbose else ():
             print(note, flush=True)
-        again = recomputed(run.state.module, run.plan.recomputed if trains else ())
+        again: AbstractContextManager[None] = nullcontext()
+        if trains and run.plan.recomputed:
+            from kerastorch.recompute import recomputed
+
+            again = recomputed(run.state.module, run.plan.recomputed)
         with self._running_as(run, hooks, trains=bool(trains)), again, hooks.around():
             yield run, hooks
 
@@ -234,8 +237,7 @@ class Session:
         self.running, self._fit, run.is_live = (run, hooks), run if trains else fit, True
         if trains:
             run.state.extras, run.state.keeps_gradients = hooks.stateful(), run.has_own_step
-            self._keeper.look_over(run.state, run.loss)
-            run.state.parts = {**run.state.parts, **run.strategy.parts()}
+            run.look_over()
         try:
             yield
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset
@@ -25,7 +25,6 @@ from kerastorch.state import TrainState
 from kerastorch.trial import optimizers_of, refuse_unknown_shapes, that_prepare, unbuilt_again
 from kerastorch.wrapper import Wrapper
 
-BatchSize = int | Literal["auto"] | None
 _FEWEST_STEPS = 32  # of an epoch; a larger batch may fit, but a net learns little from a handful of steps
 _MARGIN = 0.1  # of the memory stays free: batches may be longer than the first ones, other programs may want some
 _RATE = "Another batch size may want another learning rate: see model.find_lr."
@@ -71,8 +70,6 @@ def settled(model: Wrapper, dl_train: Any, options: feed.Options, callbacks: Any
         DataError: None can be found for such data.
     """
     check(options.batch_size, dl_train)
-    if options.batch_size != "auto":
-        return options, []
     found = find_batch_size(model, dl_train, options, callbacks)
     return replace(options, batch_size=found.size), [found.text]
 

@@ -44,7 +44,7 @@ class Options:
     stratify: Any
     class_weight: Any
     heal_workers: int = 0
-    num_workers: int | None = None
+    num_workers: Any = None  # int | "auto" | None
 
 
 def for_training(net: nn.Module, dl_train: Any, dl_val: Any, options: Options, *, epochs: int) -> Feed:
@@ -119,7 +119,7 @@ def _sets(
     *,
     steps: int | None,
     heal_workers: int | None = None,
-    num_workers: int | None = None,
+    num_workers: Any = None,
 ) -> dict[str, DataSource]:
     sets = named_sets(data)
     arguments: dict[str, Any] = {"steps": steps, "heal_workers": heal_workers}
@@ -148,7 +148,7 @@ def _in_order(
     steps: int | None,
     rows: Tensor | None = None,
     heal_workers: int | None = None,
-    num_workers: int | None = None,
+    num_workers: Any = None,
 ) -> DataSource:
     return adapt(
         data,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from kerastorch import assembly, feed, loop, resolve, step, training
-from kerastorch.batch_size import BatchSize
 from kerastorch.data import Batch
 from kerastorch.display import Verbose
 from kerastorch.health import NanPolicy
@@ -113,7 +112,7 @@ class Model(Wrapper):
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_freq: int = 1,
-        batch_size: BatchSize = None,
+        batch_size: int | Literal["auto"] | None = None,
         shuffle: bool | None = None,
         drop_last: bool = False,
         seed: int | None = None,
@@ -122,7 +121,7 @@ class Model(Wrapper):
         class_weight: Any = None,
         profile: bool = False,
         resume: str | Path | None = None,
-        num_workers: int | None = None,
+        num_workers: int | Literal["auto"] | None = None,
         heal_workers: int = 2,
         nan: NanPolicy = "raise",
         microbatch: Microbatch = None,
@@ -157,7 +156,7 @@ class Model(Wrapper):
             class_weight: Weight of each class in the training loss alone: a dict, a tensor `(C,)`, or `"balanced"`.
             profile: Print at the end where the time went; `kt.callbacks.Profiler` can do more.
             resume: A file of `ModelCheckpoint` to go on from; see `BackupAndRestore`.
-            num_workers: Processes that read a Dataset; by default none, or with `seed=` as many as pay.
+            num_workers: Processes that read a Dataset; none by default; `"auto"` is as many as pay, by a short trial.
             heal_workers: How often a loader whose worker died is begun anew at the same batch.
             nan: Where a loss is NaN or infinite: `"raise"` an error before the step, on an accelerator a little later;
                 `"skip"` the batch, for which each step waits for the device; or `"warn"`.

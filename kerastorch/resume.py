@@ -27,8 +27,7 @@ def content_of(run: Run) -> dict[str, Any]:
 
     Its tensors are those that are trained, not copies.
     """
-    if run.keeper is not None:
-        run.keeper.look_over(run.state, run.loss)
+    run.look_over()
     content = run.state.state_dict()
     content["progress"]["decision"] = run.decision
     named = [*run.state.module.named_parameters()]
@@ -166,7 +165,7 @@ def _restore_net(run: Run, content: Mapping[str, Any], source: str) -> None:
         _restore_flags(state.module, set(content["frozen"]), set(content["held"]))
     if run.keeper is not None:
         run.keeper.take_in_unfrozen(state)
-        run.keeper.look_over(state, run.loss)
+    run.look_over()
     checkpoint.load_into(state.module, content["model"], source)
     state.load_buffers(content.get("buffers", {}))
     if state.optimizer is not None and content["optimizer"] is not None:

@@ -93,6 +93,7 @@ class Run:
         finish_window: Makes a step of the optimizer with the gradients that wait for more batches.
         window: What the batches count whose gradients wait; None while nothing has to be divided.
         skipped: Steps that were skipped, since their gradients overflowed in half precision.
+        warned: It was said that a step of the user's own leaves something out.
         has_own_step: Whether `train_step` is the user's own.
         stop_reason: Why training ends early; None as long as it does not.
         decision: Why it ends early for good; an interruption is none, the run can go on another time.
@@ -144,6 +145,7 @@ class Run:
     finish_window: Callable[[], None] = _unset
     window: Any = None
     skipped: int = 0
+    warned: bool = False
     has_own_step: bool = False
     stop_reason: str | None = None
     decision: str | None = None
@@ -215,6 +217,12 @@ class Run:
         early, self.early = self.early or [], None
         for values in early:
             self.log(values)
+
+    def look_over(self) -> None:
+        """Take note of all that this training has beside net, optimizer and callbacks."""
+        if self.keeper is not None:
+            self.keeper.look_over(self.state, self.loss)
+        self.state.parts = {**self.state.parts, **self.strategy.parts()}
 
     @property
     def trains(self) -> bool:

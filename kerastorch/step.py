@@ -113,7 +113,8 @@ def forward(run: Run, batch: Batch, *, labels: bool | None = None) -> Any:
     """
     if run.call is None:
         labels = isinstance(run.loss, OutputLoss) if labels is None else labels
-        run.call = bind(run.net or run.state.module, batch.x, labels=labels)
+        net = run.state.module if run.net is None else run.net  # which may have a len(), and be false
+        run.call = bind(net, batch.x, labels=labels)
     return run.call(run.strategy.inputs(batch.x))
 
 
@@ -194,8 +195,9 @@ def own_train_step(run: Run, own: OwnStep, batch: Batch) -> None:
     if isinstance(values, Mapping) and not guard.admits_own(run, batch, values):
         return
     _note(values, metrics, batch, samples)
-    if run.state.step == before:
+    if run.state.step == before and not run.state.pending:
         run.state.step += 1
+        _warn_of_plan(run)
 
 
 def own_evaluate_step(run: Run, own: OwnStep, batch: Batch) -> None:
@@ -229,6 +231,19 @@ def _note(values: Any, metrics: MetricSet, batch: Batch, before: int) -> None:
     if twice:
         raise MismatchError(f"The ordinary step has noted {twice[0]!r} already; return it under another name.")
     metrics.record(values, batch.size, counts=not noted)
+
+
+def _warn_of_plan(run: Run) -> None:
+    plan = run.plan
+    given = {"microbatch": run.splitter, "clip_norm": plan.clip_norm, "clip_value": plan.clip_value}
+    given["accumulate"] = plan.accumulate > 1 or None
+    ignored = next((name for name, value in given.items() if value is not None), None)
+    if ignored is not None and not run.warned:
+        run.warned = True
+        warnings.warn(
+            f"{ignored} is not used: train_step is your own. Call super().train_step(batch), or do it there.",
+            stacklevel=2,
+        )
 
 
 def _warn_of_unmeasured(metrics: MetricSet, values: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from kerastorch import checks, feed, guard, loop, memory, resume
-from kerastorch.batch_size import settled
 from kerastorch.display import Verbose
 from kerastorch.history import History
 from kerastorch.hooks import Callback
@@ -47,7 +46,11 @@ def fit(
     session.compiled("fit")
     checks.epochs(epochs, initial_epoch)
     checks.positive(validation_freq=parts["validation_freq"], log_step_freq=parts["log_step_freq"])
-    options, notes = settled(model, data[0], options, callbacks)
+    notes: list[str] = []
+    if isinstance(options.batch_size, str):
+        from kerastorch.batch_size import settled  # few want it, and it brings much along
+
+        options, notes = settled(model, data[0], options, callbacks)
     read = feed.for_training(model.module, *data, options, epochs=epochs - initial_epoch)
     read.notes.extend(notes)
     with session.begin(callbacks, verbose, read, trains="fit", microbatch=microbatch, **parts) as (run, hooks):

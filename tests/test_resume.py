@@ -551,3 +551,34 @@ def test_any_plan_at_any_moment(tmp_path, name, moment):
     whole = trained(tmp_path / "whole", form, make_model=make_model)
     again = trained(tmp_path / "backup", form, MOMENTS[moment], make_model=make_model)
     assert_same(whole, again)
+
+
+class Overflow(kt.Callback):
+    """Lets the gradients of one batch overflow."""
+
+    def on_train_batch_begin(self, batch, logs):
+        weight = next(self.model.parameters())
+        self.handle = weight.register_hook(lambda gradient: gradient * torch.inf) if self.is_it(batch) else None
+
+    def on_train_batch_end(self, batch, logs):
+        if self.handle is not None:
+            self.handle.remove()
+
+    def is_it(self, batch):
+        return (self.run.state.epoch, batch) == (0, 2)
+
+
+def test_the_scaler_goes_on_where_it_was(tmp_path):
+    def make_model():
+        model = kt.Model(net())
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        model.compile("cross_entropy", optimizer, device="cpu", precision="16-mixed")
+        return model
+
+    form = FORMS["tensors"]
+    whole = trained(tmp_path / "whole", form, make_model=make_model, others=lambda: [Overflow()])
+    again = trained(tmp_path / "backup", form, MOMENTS["middle"], make_model=make_model, others=lambda: [Overflow()])
+    assert_same(whole, again)
+    scales = [model._session._strategy.parts()["precision"].scale for model in (whole[0], again[0])]
+    assert scales[0] == scales[1] < 65536
+    assert whole[0]._session.state.step < EPOCHS * STEPS

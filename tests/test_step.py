@@ -7,6 +7,7 @@ from torch import nn
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.metrics import MetricSet
+from kerastorch.resolve import Plan
 from kerastorch.step import bind, by_batch, clear_gradients, detached, loss_of, own_train_step, train_step
 from kerastorch.wrapper import Wrapper
 
@@ -89,8 +90,8 @@ def test_own_steps_are_called_by_batch_or_by_features_and_labels():
 
 
 def test_an_own_step_that_called_the_ordinary_one_is_not_counted_twice():
-    state = SimpleNamespace(step=0, metrics=MetricSet({}))
-    run = SimpleNamespace(state=state, nan="off", left_out=[])
+    state = SimpleNamespace(step=0, pending=0, metrics=MetricSet({}))
+    run = SimpleNamespace(state=state, nan="off", left_out=[], plan=Plan(), splitter=None)
     batch = Batch(0, 1, 2, size=4)
     own_train_step(run, lambda it: {"loss": 3.0}, batch)
     assert state.step == 1

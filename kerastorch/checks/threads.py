@@ -21,7 +21,7 @@ def threads_fit() -> None:
         UserWarning: It does.
     """
     threads, cpus = torch.get_num_threads(), usable_cpus()
-    if threads <= cpus or (threads, cpus) in _told:
+    if threads <= cpus or (threads, cpus) in _told or torch.accelerator.is_available():
         return
     _told.add((threads, cpus))
     warnings.warn(

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from kerastorch.errors import DataError
 from kerastorch.tree import describe, leaves
 
 DEFAULT_BATCH_SIZE = 32
+NumWorkers = int | Literal["auto"] | None
 
 
 def adapt(
@@ -49,7 +50,7 @@ def adapt(
     rows: Tensor | None = None,
     in_fit: bool = False,
     heal_workers: int = 0,
-    num_workers: int | None = None,
+    num_workers: NumWorkers = None,
 ) -> DataSource:
     """Give any form of data the one face that the loop knows.
 
@@ -72,18 +73,19 @@ def adapt(
         in_fit: Whether it is read by `fit`, epoch by epoch, and may have to go on in the middle of one; so is what is
             trained on.
         heal_workers: How often the workers of a DataLoader are begun anew where one of them died.
-        num_workers: Processes that read a Dataset; tensors need none. By default none without a seed, since random
-            numbers while a sample is read would be others. With one as many as pay, see `parallel.worth_while`. They
-            begin anew with each epoch, and see what the Dataset is by then; with a seed, where they are no forks and
-            take seconds to begin, they stay.
+        num_workers: Processes that read a Dataset, none by default; tensors need none. `"auto"` is as many as pay, see
+            `parallel.worth_while`. They begin anew with each epoch, and see what the Dataset is by then; with a seed,
+            where they are no forks and take seconds to begin, they stay.
 
     Raises:
         DataError: The data are empty, of a form that cannot be used, or bring their own batches in spite of an argument
             that says how to make them.
     """
     for argument, value, least in (("batch_size", batch_size, 1), ("steps", steps, 1), ("num_workers", num_workers, 0)):
-        if value is not None and value < least:
-            raise DataError(f"{argument} for {name} is at least {least}; got {value}.")
+        if value is None or (argument == "num_workers" and value == "auto"):
+            continue
+        if not isinstance(value, Integral) or value < least:
+            raise DataError(f"{argument} for {name} is a number, at least {least}; got {value!r}.")
     if seed is not None and not isinstance(seed, Integral):
         raise DataError(f"seed for {name} is a whole number; got {seed!r}.")
     reading = _Reading(name, float_dtype, seed, training or in_fit, heal_workers)
@@ -142,14 +144,14 @@ class _Cutting:
     drop_last: bool
     seed: int | None
     rows: Tensor | None
-    num_workers: int | None
+    num_workers: NumWorkers
     reading: _Reading
 
     def loading(self, data: Any) -> dict[str, Any]:
         """Return the arguments of a DataLoader that say who reads."""
-        workers = self.num_workers
-        if workers is None:
-            workers = 0 if self.seed is None else parallel.worth_while(data, self.batch_size)
+        workers = self.num_workers or 0
+        if workers == "auto":
+            workers = parallel.worth_while(data, self.batch_size)
         stays = workers > 0 and self.seed is not None and not parallel.begins_quickly()
         pins = torch.cuda.is_available()
         return {"num_workers": workers, "persistent_workers": stays, "pin_memory": pins, "drop_last": self.drop_last}
@@ -186,7 +188,7 @@ def _cut_stream(data: IterableDataset[Any], how: _Cutting) -> DataSource:
             f"Rows of {how.name} were chosen, but it is the IterableDataset {type(data).__name__}, which is read one "
             "after the other. Write a Dataset with __len__ and __getitem__."
         )
-    if how.num_workers:
+    if how.num_workers and how.num_workers != "auto":
         raise DataError(
             f"num_workers={how.num_workers} was given, but {how.name} is the IterableDataset {type(data).__name__}, "
             "which each worker would read whole. If it shares itself out by get_worker_info, pass DataLoader(dataset, "

@@ -28,22 +28,25 @@ _SHARED = Path("/dev/shm")  # where batches lie that workers hand over; a contai
 
 def begins_quickly() -> bool:
     """Whether workers are forks, which begin in hundredths of a second and see the Dataset as it is just then."""
-    return multiprocessing.get_start_method() == "fork"
+    method = multiprocessing.get_start_method(allow_none=True)  # otherwise it would be settled by asking
+    return (method or multiprocessing.get_all_start_methods()[0]) == "fork"
 
 
 def worth_while(dataset: Any, batch_size: int) -> int:
     """Return how many workers it pays to read a Dataset with; 0 where it does not, or might not work.
 
-    A few samples are read and timed, and the random numbers put back. So the answer may be another one the next time,
-    and is only for data that are the same with any number of workers. It is 0 for what is cheap, what draws from a
-    generator of its own, what lies on an accelerator, and what cannot be pickled: it may hold an open file, which forks
-    would read from at once.
+    A few samples are read and timed, and the random numbers put back. So the answer may be another one the next time.
+    It is 0 for what is cheap, what draws from a generator of its own, what uses an accelerator, and what cannot be
+    pickled, also not once a sample was read: it may hold an open file, which forks would read from at once. What a
+    Dataset keeps from one sample to the next, such as a cache, is lost with the worker.
     """
     cpus = usable_cpus() - 1  # one trains
     if cpus < 1 or not begins_quickly() or multiprocessing.current_process().daemon or not _may_travel(dataset):
         return 0
     with suppress(Exception):  # it is raised again, and explained, where the data are read
         seconds, size = _probe(dataset)
+        if not _may_travel(dataset) or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            return 0
         if seconds * batch_size >= PER_BATCH and seconds * len(dataset) >= PER_EPOCH:
             return min(cpus, MOST, _room() // max(size * batch_size, 1))
     return 0
@@ -69,7 +72,7 @@ def _probe(dataset: Any) -> tuple[float, int]:
     """Return the seconds and bytes of a sample.
 
     Raises:
-        RuntimeError: It lies on an accelerator, which a fork cannot use.
+        RuntimeError: It lies on an accelerator, which a fork cannot use, or is another sample each time.
     """
     seconds, sample, begin = [], None, time.perf_counter()
     with randomness.kept():
@@ -80,10 +83,22 @@ def _probe(dataset: Any) -> tuple[float, int]:
             seconds.append(end - start)
             if end - begin > _PATIENCE:
                 break
+    if not _is_repeatable(dataset):
+        raise RuntimeError("it draws from a generator of its own")
     tensors = list(_tensors(sample))
     if any(tensor.device.type != "cpu" for tensor in tensors):
         raise RuntimeError("on an accelerator")
     return min(seconds), sum(tensor.nbytes for tensor in tensors)  # the first one may open files, and import
+
+
+def _is_repeatable(dataset: Any) -> bool:
+    """Whether random numbers of Python, NumPy and torch are all that a sample depends on."""
+    found = []
+    for _ in range(2):
+        with randomness.derived(0):
+            found.append(list(_tensors(_read(dataset, 0))))
+    pairs = zip(*found, strict=True)
+    return all(torch.equal(first.nan_to_num(), again.nan_to_num()) for first, again in pairs)
 
 
 def _read(dataset: Any, index: int) -> Any:

@@ -60,5 +60,5 @@ class WholeRows(Dataset[Any]):
             indices, dataset = [numbers[index] for index in indices], dataset.dataset
         if not all(type(tensor) is torch.Tensor and tensor.device.type == "cpu" for tensor in dataset.tensors):
             raise TypeError("a class of its own may have rows of its own; and a GPU stops for good at a wrong number")
-        chosen = torch.tensor(indices)
+        chosen = indices if isinstance(indices, torch.Tensor) else torch.tensor(indices)
         return [tensor.index_select(0, chosen) for tensor in dataset.tensors]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dynamo import config
 
 from kerastorch import isolate
 from kerastorch.data import Batch
@@ -19,6 +20,7 @@ from kerastorch.metrics.sums import loss_parts
 from kerastorch.strategy import Strategy
 from kerastorch.tree import detached
 
+_POLICY = "side_effect_replay_policy"  # of dynamo, since torch 2.10 or so
 _SIMPLE = (bool, int, float, str, bytes, type(None), tuple)
 
 
@@ -111,28 +113,42 @@ class Capture:
         Raises:
             Refused: The net changes attributes of Python each time that it is called.
         """
-        with _attributes_kept(self._module) as changed:
-            _, parts, seen = self._call(batch.x, batch.y, batch.weight, batch.truth, batch.size)
+        parts, seen = self._happened(batch)
         program, self._last = self._last, None
-        if changed:
-            raise Refused(f"the net changes its attribute {changed[0]!r} whenever it is called")
         if program is None:
             raise Refused("it computes nothing with tensors")
         if not program.is_checked:
-            self._see_that_numbers_are_constant(program, batch, parts)
+            self._see_that_all_else_is_constant(program, batch, parts)
         return Taken(program, parts, seen)
 
-    def _see_that_numbers_are_constant(self, program: Program, batch: Batch, parts: Mapping[str, Any]) -> None:
-        """Let the rest of what happens work on other results: a number that changes was read from a tensor."""
-        results = program.results
+    def _happened(self, batch: Batch) -> tuple[dict[str, Any], Any]:
+        if not hasattr(config, _POLICY):
+            raise Refused(f"torch {torch.__version__} does not tell whether the net changes anything in Python")
+        # Whatever a step changes in Python would be changed when it is looked at, and not in the steps between
+        try:
+            strict = config.patch({_POLICY: "error", "skip_nnmodule_hook_guards": False})
+            with strict, _attributes_kept(self._module) as changed:
+                _, parts, seen = self._call(batch.x, batch.y, batch.weight, batch.truth, batch.size)
+        except Exception as error:
+            if "side effect" in str(error):
+                raise Refused("the net, its loss or a metric changes something in Python") from error
+            raise
+        if changed:
+            raise Refused(f"the net changes its attribute {changed[0]!r} whenever it is called")
+        return parts, seen
+
+    def _see_that_all_else_is_constant(self, program: Program, batch: Batch, parts: Mapping[str, Any]) -> None:
+        """Do it again with other results: a number that is another now was read from a tensor, or drawn in Python."""
+        results, arguments = program.results, program.arguments
         program.results = [torch.full_like(value, 2) if isinstance(value, Tensor) else value for value in results]
         try:
-            with _attributes_kept(self._module):
-                _, others, _ = self._call(batch.x, batch.y, batch.weight, batch.truth, batch.size)
+            others, _ = self._happened(batch)
         finally:
             program.results, self._last = results, None
         if _numbers_in(parts) != _numbers_in(others) or not all(isinstance(value, Tensor) for value in results):
             raise Refused("something in it reads a number, as item() does")
+        if any(before is not now for before, now in zip(arguments, program.arguments, strict=True)):
+            raise Refused("something in it is made anew in Python each time, such as a random number")
         program.is_checked = True
 
     def _backend(self, graph: fx.GraphModule, example_inputs: list[Tensor]) -> Callable[..., Sequence[Any]]:

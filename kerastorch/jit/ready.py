@@ -59,6 +59,8 @@ class Ready:
         if given.is_cuda:
             self._step = Replay(self._step, [place for place in self._leaves if place is not None])
         self._tensors = [*program.arguments, *behind]
+        for slot in slots:
+            slot.parameter.grad = None  # that of an ordinary step before would be taken for the present one
         self._epoch, self._state, self._groups = metrics.epoch, optimizer.state, optimizer.param_groups
 
     @property

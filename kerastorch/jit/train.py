@@ -23,6 +23,7 @@ from kerastorch.metrics.base import Rows
 from kerastorch.run import Run
 from kerastorch.step import bind
 
+_MOST = 4  # graphs for one form: with and without metrics, with frozen layers and without
 _LONGEST = 200  # characters of somebody else's error
 
 Step = Callable[[Batch], None]
@@ -38,6 +39,7 @@ class Compiled:
         measures: Whether metrics are a part of the graph.
         refusal: Why there is no such step.
         contests: Whether the graph is faster than the ordinary step.
+        built: How many graphs were made for a form.
         of_net: By call, whether the net compiled alone is faster.
         net: The net compiled alone.
     """
@@ -47,6 +49,7 @@ class Compiled:
     measures: bool = True
     refusal: str | None = None
     contests: Contests = field(default_factory=lambda: Contests(first=1))
+    built: defaultdict[Any, int] = field(default_factory=lambda: defaultdict(int))
     of_net: defaultdict[str, Contests] = field(default_factory=lambda: defaultdict(Contests))
     net: Any = None
 
@@ -79,16 +82,15 @@ class TrainStep:
         self._ready: dict[Form, Ready] = {}
         self._has_begun = False
         self._watches = any(_is_foreign(callback) for callback in hooks.callbacks)
-        reason = _refusal(run, hooks)
+        self._refusal: str | None = None
+        reason = _refusal(run, hooks) or compiled.refusal
         if reason is not None:
             self._give_up(reason)
-        elif compiled.refusal is not None:
-            self._ordinary = compiled.with_net(run, ordinary, "train")
 
     def __call__(self, batch: Batch) -> None:
         """Train on a batch."""
         known = self._compiled
-        if known.refusal is not None or not self._has_begun:
+        if self._refusal is not None or not self._has_begun:
             self._has_begun = True  # the first batch is checked, and makes the state of the optimizer
             self._ordinary(batch)
             return
@@ -131,9 +133,11 @@ class TrainStep:
             self._ready[key] = self._taken(batch)
         except Refused as error:
             self._give_up(str(error))
+            self._compiled.refusal = self._refusal
         except Exception as error:  # whatever a compiler may come upon: the ordinary step does without it
             self._give_up(_first_line(error), of_compiler=True)
-        return None if self._compiled.refusal else self._ready[key]
+            self._compiled.refusal = self._refusal
+        return None if self._refusal is not None else self._ready[key]
 
     def _taken(self, batch: Batch) -> Ready:
         run, known = self._run, self._compiled
@@ -145,6 +149,10 @@ class TrainStep:
         def made() -> Ready:
             assert known.capture is not None
             taken = known.capture(batch)
+            if taken.program.built is None:
+                known.built[form(batch)] += 1
+                if known.built[form(batch)] > _MOST:
+                    raise Refused("something in Python changes again and again; what changes belongs into a buffer")
             if any(isinstance(part, Rows) for adds in taken.parts.values() for part in adds):
                 raise Refused("a metric keeps rows")
             return Ready(taken, batch, run)
@@ -167,7 +175,7 @@ class TrainStep:
         return Capture(module, call, objective, metrics, run.strategy)
 
     def _give_up(self, reason: str, *, of_compiler: bool = False) -> None:
-        self._compiled.refusal = reason
+        self._refusal = reason
         instead = "The ordinary step is used" if of_compiler else "The net alone is compiled, if that is faster"
         self._run.say(f"jit_compile: the step is not one graph, as {reason}. {instead}.")
         if not of_compiler:

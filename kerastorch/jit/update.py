@@ -54,7 +54,13 @@ def _group_refusal(group: dict[str, Any]) -> str | None:
         return "a learning rate is a tensor"
     if any(parameter.is_complex() or parameter.is_sparse for parameter in group["params"]):
         return "a parameter is complex or sparse"
+    if any(_hooks(parameter) for parameter in group["params"]):
+        return "a parameter has hooks"
     return None
+
+
+def _hooks(parameter: Tensor) -> bool:
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 def signature(optimizer: Optimizer, held: Sequence[Slot]) -> tuple[Any, ...]:

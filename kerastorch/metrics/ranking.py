@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -137,7 +136,7 @@ def _mean(area: Callable[..., Tensor], pairs: Iterator[tuple[Tensor, Tensor]], f
             return math.nan
         if fits(truth):
             areas.append(float(area(_ranks(scores), truth.long(), validate_args=False)))
-    return fmean(areas) if areas else math.nan
+    return math.fsum(areas) / len(areas) if areas else math.nan
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class Single(Strategy):
         """Update the parameters."""
         if self._updates is None or self._updates.optimizer is not optimizer:
             self._updates = updates.Updates(optimizer)
-        if self._channels_last and optimizer.state is not self._aligned:  # it is another after a checkpoint was loaded
+        if optimizer.state is not self._aligned:  # it is another after a checkpoint was loaded
             layout.align(optimizer)
             self._aligned = optimizer.state
         if self._casting.step(optimizer, self._updates.step):

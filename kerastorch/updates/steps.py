@@ -36,7 +36,8 @@ class Updates:
         jobs = self._jobs() if self._began and _is_plain(self.optimizer) else None
         if jobs is None:
             self.optimizer.step()
-            self._began = self._prepare is not None  # the first step makes the state, and has checks of its own
+            # The first step makes the state, and has checks of its own
+            self._began = self._prepare is not None and not _overlap(self.optimizer)
         else:
             _run(jobs)
 
@@ -59,6 +60,12 @@ def _run(jobs: list[Job]) -> None:
     for function, columns, options, tensor_by_tensor in jobs:
         for piece in pieces(columns) if tensor_by_tensor else (columns,):
             function(piece, options)
+
+
+def _overlap(optimizer: Optimizer) -> bool:
+    """Tell whether two parameters lie in one place; one after the other they are stepped to other numbers."""
+    places = [each.data_ptr() for group in optimizer.param_groups for each in group["params"] if each.numel()]
+    return len(set(places)) < len(places)
 
 
 def _is_plain(optimizer: Optimizer) -> bool:

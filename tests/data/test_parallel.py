@@ -54,7 +54,7 @@ class Stream(IterableDataset):
 def four_cpus(monkeypatch):
     monkeypatch.setattr(parallel, "usable_cpus", lambda: 4)
     monkeypatch.setattr(torch._utils, "cpu_count", lambda: 64)  # torch warns where it finds fewer
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "fork")
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "fork")
 
 
 def workers(data, **options):
@@ -65,12 +65,12 @@ SLOW = Samples(0.002, 10_000)
 
 
 def test_slow_samples_are_read_by_all_cpus_but_one():
-    assert workers(SLOW, seed=1) == workers(Together(0.002, 10_000), seed=1) == 3
+    assert workers(SLOW, num_workers="auto") == workers(Together(0.002, 10_000), num_workers="auto") == 3
 
 
 def test_not_by_more_than_pay(monkeypatch):
     monkeypatch.setattr(parallel, "usable_cpus", lambda: 64)
-    assert workers(SLOW, seed=1) == parallel.MOST
+    assert workers(SLOW, num_workers="auto") == parallel.MOST
 
 
 @pytest.mark.parametrize(
@@ -121,18 +121,18 @@ class Elsewhere(Samples):
     ],
 )
 def test_not_where_it_might_not_work(data):
-    assert workers(data, seed=1) == 0
+    assert workers(data, num_workers="auto") == 0
 
 
 def test_not_where_processes_cannot_be_begun_quickly_or_at_all(monkeypatch):
     monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(daemon=True))
-    assert workers(SLOW, seed=1) == 0
+    assert workers(SLOW, num_workers="auto") == 0
     monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(daemon=False))
     monkeypatch.setattr(parallel, "usable_cpus", lambda: 1)
-    assert workers(SLOW, seed=1) == 0
+    assert workers(SLOW, num_workers="auto") == 0
     monkeypatch.setattr(parallel, "usable_cpus", lambda: 4)
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
-    assert workers(SLOW, seed=1) == 0
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "spawn")
+    assert workers(SLOW, num_workers="auto") == 0
 
 
 def test_not_more_than_shared_memory_holds(monkeypatch, tmp_path):
@@ -140,14 +140,14 @@ def test_not_more_than_shared_memory_holds(monkeypatch, tmp_path):
     monkeypatch.setattr(parallel, "_SHARED", tmp_path)
     for free, expected in ((12 * batch, 2), (5 * batch, 0), (10**9, 3)):
         monkeypatch.setattr(parallel.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
-        assert workers(SLOW, seed=1) == expected
+        assert workers(SLOW, num_workers="auto") == expected
     monkeypatch.setattr(parallel, "_SHARED", tmp_path / "missing")
-    assert workers(SLOW, seed=1) == 3
+    assert workers(SLOW, num_workers="auto") == 3
 
 
 def test_to_look_changes_no_random_number_and_takes_no_time():
     before, start = randomness.capture(), time.perf_counter()
-    assert workers(Samples(0.2, 100), seed=1) == 3
+    assert workers(Samples(0.2, 100), num_workers="auto") == 3
     assert time.perf_counter() - start < 1
     assert randomness.same(before, randomness.capture())
 
@@ -194,7 +194,7 @@ def test_with_a_seed_the_number_of_workers_changes_nothing(monkeypatch):
     monkeypatch.setattr(parallel, "MOST", 2)
     monkeypatch.setattr(parallel, "PER_BATCH", 0)
     monkeypatch.setattr(parallel, "PER_EPOCH", 0)
-    assert equal(trained(Samples(), feed=fed(seed=5)), alone)
+    assert equal(trained(Samples(), feed=fed(seed=5, num_workers="auto")), alone)
 
 
 @pytest.mark.parametrize("given", [0, 1, 2])
@@ -205,7 +205,7 @@ def test_without_a_seed_batches_are_those_of_a_loader_with_as_many(given):
 
 def test_forks_begin_anew_each_epoch_and_others_stay(monkeypatch):
     assert not adapt(Samples(), name="x", seed=1, num_workers=2).loader.persistent_workers
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: "spawn")
     assert adapt(Samples(), name="x", seed=1, num_workers=2).loader.persistent_workers
     for arguments in ({"num_workers": 2}, {"num_workers": 0, "seed": 1}):  # as in a plain loop, seeds are new ones
         assert not adapt(Samples(), name="x", **arguments).loader.persistent_workers
@@ -240,7 +240,7 @@ def test_tensors_need_none():
     [
         (DataLoader(Samples()), 0, "num_workers was given, but dl_train is a DataLoader, which makes its own batches"),
         (Stream(), 2, "num_workers=2 was given, but dl_train is the IterableDataset Stream, which each worker would"),
-        (Samples(), -1, "num_workers for dl_train is at least 0; got -1"),
+        (Samples(), -1, "num_workers for dl_train is a number, at least 0; got -1"),
     ],
 )
 def test_where_it_says_nothing_it_is_refused(data, number, text):
@@ -250,3 +250,48 @@ def test_where_it_says_nothing_it_is_refused(data, number, text):
 
 def test_a_stream_without_workers_is_read():
     assert len(list(adapt(Stream(), name="x", num_workers=0).batches(0))) == 1
+
+
+class OpensLater(Samples):
+    """Opens its file in the first sample that is read, so that each worker has its own."""
+
+    def __init__(self, path):
+        super().__init__(0.002, 10_000)
+        self.path, self.file = path, None
+
+    def __getitem__(self, index):
+        if self.file is None:
+            self.file = self.path.open("rb")
+        return super().__getitem__(index)
+
+
+def test_a_file_that_the_trial_has_opened_is_not_shared(tmp_path):
+    (tmp_path / "data").touch()
+    data = OpensLater(tmp_path / "data")
+    assert workers(data, num_workers="auto") == 0
+    data.file.close()
+
+
+NUMBERS = np.random.default_rng(0)
+
+
+class DrawsElsewhere(Samples):
+    def __getitem__(self, index):
+        return super().__getitem__(index) + NUMBERS.standard_normal()
+
+
+def test_what_draws_from_a_generator_that_nobody_sees_is_read_here():
+    assert workers(DrawsElsewhere(0.002, 10_000), num_workers="auto") == 0
+
+
+def test_how_workers_begin_is_not_settled_by_asking(monkeypatch):
+    asked = []
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: asked.append(allow_none))
+    parallel.begins_quickly()
+    assert asked == [True]
+
+
+@pytest.mark.parametrize("value", ["many", -1, 1.5])
+def test_num_workers_is_a_number_or_auto(value):
+    with pytest.raises(DataError, match="num_workers for dl_train is a number, at least 0"):
+        workers(SLOW, num_workers=value)

@@ -258,3 +258,17 @@ def test_a_dataset_that_reads_several_samples_at_once_is_let_to(data, options):
     source = adapt(data, name="dl_train", training=True, **options)
     assert sum(batch.size for batch in source.batches(0)) in (COUNT, COUNT - 4, COUNT - 5)
     source.close()
+
+
+class Pieces:
+    def __iter__(self):
+        return iter(torch.arange(12).flip(0).split(4))
+
+    def __len__(self):
+        return 3
+
+
+def test_a_batch_may_be_asked_for_by_a_tensor():
+    x = torch.randn(12, 3)
+    loader = DataLoader(TensorDataset(x), batch_sampler=Pieces())
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(quick(loader), loader, strict=True))
