@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -201,6 +200,8 @@ class History:
         )
 
     def _repr_html_(self) -> str:
+        import html  # whose table of entities takes 3 ms to import
+
         head = "".join(f"<th>{html.escape(name)}</th>" for name in ["epoch", *self._shown()])
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in self._cells())
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

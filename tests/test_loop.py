@@ -576,7 +576,8 @@ def test_nothing_waits_for_the_device_in_a_step_unless_the_user_does(monkeypatch
     steps = []
     monkeypatch.setattr("kerastorch.metrics.set.read_if_free", lambda part: part)  # as on an accelerator
     monkeypatch.setattr("kerastorch.metrics.sums.read_if_free", lambda part: part)
-    monkeypatch.setattr("kerastorch.losses.single._surely_not_negative", lambda labels: False)
+    monkeypatch.setattr("kerastorch.losses.single.surely_not_negative", lambda labels: False)
+    monkeypatch.setattr("kerastorch.metrics.accuracy.surely_not_negative", lambda labels: False)
     monkeypatch.setattr("kerastorch.guard.looks_first", lambda run: False)
 
     def watch(batch, logs):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from kerastorch.data import parallel
 from kerastorch.data.batch import labelled_to_tensors, to_tensors
 from kerastorch.data.kinds import (
     is_arrays,
@@ -149,10 +148,13 @@ class _Cutting:
 
     def loading(self, data: Any) -> dict[str, Any]:
         """Return the arguments of a DataLoader that say who reads."""
-        workers = self.num_workers or 0
-        if workers == "auto":
-            workers = parallel.worth_while(data, self.batch_size)
-        stays = workers > 0 and self.seed is not None and not parallel.begins_quickly()
+        workers, stays = self.num_workers or 0, False
+        if workers:
+            from kerastorch.data import parallel  # what it needs takes a while to import
+
+            if workers == "auto":
+                workers = parallel.worth_while(data, self.batch_size)
+            stays = workers > 0 and self.seed is not None and not parallel.begins_quickly()
         pins = torch.cuda.is_available()
         return {"num_workers": workers, "persistent_workers": stays, "pin_memory": pins, "drop_last": self.drop_last}
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from kerastorch.data.batch import Batch
 from kerastorch.errors import MismatchError
 from kerastorch.losses.base import Objective, Term, Weight, cut
-from kerastorch.tree import describe
+from kerastorch.tree import describe, surely_not_negative
 
 _BY_LABEL = (nn.CrossEntropyLoss, nn.NLLLoss)
 _BY_LABEL_FUNCTIONS = (functional.cross_entropy, functional.nll_loss)
@@ -57,7 +57,10 @@ class Loss(Objective):
     @property
     def class_weight(self) -> Tensor | None:
         """Weight of each class `(C,)`, where the function has them; moves with it from device to device."""
-        return _option(self.function, "weight", None) if self.by_label else None
+        if not self.by_label:
+            return None
+        buffers = getattr(self.function, "_buffers", None)  # a third of the time that it takes a Module to find it
+        return buffers["weight"] if buffers else _option(self.function, "weight", None)  # type: ignore[no-any-return]
 
     @property
     def name(self) -> str:
@@ -107,11 +110,11 @@ class Loss(Objective):
     def _weight_of_labels(self, output: Tensor, target: Tensor) -> float | Tensor:
         if target.is_floating_point():  # probabilities of classes: torch divides by their number, whatever the weights
             return output.numel() // output.shape[1 if output.ndim > 1 else 0]
-        if self.class_weight is None:
-            if self.ignore_index < 0 and _surely_not_negative(target):
-                return target.numel()
-            return torch.count_nonzero(self._counted(target))
-        return self._label_weights(target).sum()
+        if self.class_weight is not None:
+            return self._label_weights(target).sum()
+        if self.ignore_index < 0 and surely_not_negative(target):
+            return target.numel()
+        return torch.count_nonzero(self._counted(target))
 
     def _label_weights(self, target: Tensor) -> Tensor:
         counted, weight = self._counted(target), self.class_weight
@@ -190,13 +193,6 @@ class Loss(Objective):
 def _works_as(function: Callable[..., Any], kinds: tuple[type[nn.Module], ...]) -> bool:
     # A subclass with a forward of its own may do anything
     return any(isinstance(function, kind) and type(function).forward is kind.forward for kind in kinds)
-
-
-def _surely_not_negative(labels: Tensor) -> bool:
-    # Only on the CPU, where there is no device to wait for, and reading costs less than the sums that it saves
-    if not labels.is_cpu or torch.compiler.is_compiling():
-        return False
-    return labels.numel() > 0 and bool(labels.min() >= 0)
 
 
 def _bare(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from kerastorch.metrics.base import Metric, On, Sum
 from kerastorch.metrics.forms import counted, form, ignored
 from kerastorch.metrics.mean import weighted_sum
 from kerastorch.metrics.task import Task, filled
-from kerastorch.tree import describe
+from kerastorch.tree import describe, surely_not_negative
 
 
 class Accuracy(Metric):
@@ -62,6 +62,8 @@ class Accuracy(Metric):
         scores, truth, by_class = form(output, target, self.classes, "accuracy")
         right = self._right(scores, truth, by_class)
         ignore_index = ignored(self.ignore_index, truth, target)
+        if ignore_index is not None and ignore_index < 0 and by_class and surely_not_negative(truth):
+            ignore_index = None
         if ignore_index is None:
             return (torch.count_nonzero(right), right.numel()) if weight is None else weighted_sum(right, weight)
         counts = counted(truth, ignore_index)

@@ -26,6 +26,9 @@ from kerastorch.metrics.sums import (
 Total = Callable[[list[float]], list[float]]
 
 
+_PLAIN = (int, float)
+
+
 class MetricSet(Mapping[str, float]):
     """The values of an epoch by name: `"loss"`, then the metrics.
 
@@ -189,10 +192,10 @@ class MetricSet(Mapping[str, float]):
             self._add(name, (loss * weight if weight else 0.0, weight))
 
     def _add(self, name: str, parts: tuple[Sum, ...]) -> None:
-        sums = self._sums.get(name)
-        if sums is None:
-            sums = [0] * len(parts)
-        self._sums[name] = [grown(held, part, name) for held, part in zip(sums, parts, strict=True)]
+        sums = self._sums.setdefault(name, [0] * len(parts))
+        for place, (held, part) in enumerate(zip(sums, parts, strict=True)):
+            is_plain = type(part) in _PLAIN and type(held) in _PLAIN
+            sums[place] = cast(float, held) + cast(float, part) if is_plain else grown(held, part, name)
 
     def _read(self, names: Iterable[str], total: Total | None, gather: Gather | None) -> dict[str, Value]:
         sums = {name: self._sums[name] for name in names}

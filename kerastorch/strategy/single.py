@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,11 @@ from torch.optim import Optimizer
 
 from kerastorch import layout, updates
 from kerastorch.strategy.base import Strategy
-from kerastorch.strategy.precision import Casting
+
+if TYPE_CHECKING:
+    from kerastorch.strategy.precision import Casting
+
+_PLAIN = nullcontext()
 
 
 class Single(Strategy):
@@ -26,7 +30,11 @@ class Single(Strategy):
     """
 
     def __init__(self, precision: Any = "32-true", *, channels_last: bool = False) -> None:
-        self._casting = Casting(precision)
+        self._casting: Casting | None = None
+        if precision != "32-true":
+            from kerastorch.strategy.precision import Casting  # which most do without
+
+            self._casting = Casting(precision)
         self._channels_last = channels_last
         self._updates: updates.Updates | None = None
         self._aligned: Any = None
@@ -48,31 +56,38 @@ class Single(Strategy):
         Raises:
             ValueError: The device cannot compute in this precision, or the net has no such layout.
         """
-        self._casting.begin(device)
-        self._casting.convert(module)
+        if self._casting is not None:
+            self._casting.begin(device)
+            self._casting.convert(module)
         if self._channels_last:
             layout.channels_last(module)
 
     def autocast(self, *, fresh: bool = False) -> AbstractContextManager[Any]:
         """Return the context for the net and its loss."""
+        if self._casting is None:
+            return nullcontext() if fresh else _PLAIN
         return self._casting.fresh() if fresh else self._casting.autocast()
 
     def inputs(self, x: Any) -> Any:
         """Return inputs as the net takes them."""
-        return self._casting.inputs(x)
+        return x if self._casting is None else self._casting.inputs(x)
 
     def outputs(self, output: Any) -> Any:
         """Return outputs in float32 where half of it was computed with, and laid out as usual."""
-        output = self._casting.outputs(output)
+        output = output if self._casting is None else self._casting.outputs(output)
         return layout.contiguous(output) if self._channels_last else output
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients."""
-        self._casting.backward(loss)
+        if self._casting is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self._casting.backward(loss)
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Bring gradients to their own size."""
-        self._casting.unscale(optimizer)
+        if self._casting is not None:
+            self._casting.unscale(optimizer)
 
     def clip(self, gradients: list[Tensor], norm: float | None, value: float | None) -> None:
         """Limit gradients."""
@@ -88,9 +103,11 @@ class Single(Strategy):
         if optimizer.state is not self._aligned:  # it is another after a checkpoint was loaded
             layout.align(optimizer)
             self._aligned = optimizer.state
-        if self._casting.step(optimizer, self._updates.step):
-            return None
-        return self._casting.note()
+        if self._casting is None:
+            self._updates.step()
+        elif not self._casting.step(optimizer, self._updates.step):
+            return self._casting.note()
+        return None
 
     def total(self, sums: list[float]) -> list[float]:
         """Return the sums as they are."""
@@ -98,4 +115,5 @@ class Single(Strategy):
 
     def parts(self) -> dict[str, Any]:
         """Return the scaler, where there is one."""
-        return {"precision": self._casting} if self._casting.precision == "16-mixed" else {}
+        casting = self._casting
+        return {} if casting is None or casting.precision != "16-mixed" else {"precision": casting}
