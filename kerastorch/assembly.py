@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -20,7 +20,6 @@ from kerastorch.feed import Feed, float_dtype
 from kerastorch.hooks import Callback, Hooks, Logs, Stage
 from kerastorch.keeper import OptimizerKeeper
 from kerastorch.losses import ComputedLoss, Objective
-from kerastorch.memory import Microbatch, Splitter
 from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Plan, Recipe
 from kerastorch.run import Run
@@ -162,7 +161,7 @@ class Session:
         *,
         trains: str = "",
         profile: bool = False,
-        microbatch: Microbatch = None,
+        microbatch: int | Literal["auto"] | None = None,
         **parts: Any,
     ) -> Iterator[tuple[Run, Hooks]]:
         """Begin a run with its steps, and its callbacks: the transfer to the device first, the display last.
@@ -194,8 +193,7 @@ class Session:
         run = Run(self.state, self._strategy, self.loss, val_metrics=self._sums("val"), **parts)
         run.train_data, run.val_sets, run.verbose = feed.train, feed.val_sets, bool(verbose)
         run.keeper = self._keeper
-        run.splitter = Splitter(microbatch) if microbatch is not None else None
-        run.val_splitter = Splitter(microbatch or "auto")  # in evaluation mode the numbers are the same
+        _split(run, microbatch)
         run.plan = Plan() if recipe is None else recipe.plan
         if feed.by_class is not None:
             run.train_loss = self._weighted(feed.by_class)
@@ -287,6 +285,13 @@ class _Thawing(Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Look for it."""
         self._keeper.thaw(self.run.state)
+
+
+def _split(run: Run, microbatch: int | Literal["auto"] | None) -> None:
+    from kerastorch.memory import Splitter  # here and not above, so that `import kerastorch` is quick
+
+    run.splitter = Splitter(microbatch) if microbatch is not None else None
+    run.val_splitter = Splitter(microbatch or "auto")  # in evaluation mode the numbers are the same
 
 
 def _of_this_process(callbacks: list[Any], run: Run) -> list[Any]:

@@ -18,7 +18,6 @@ from kerastorch.losses import Term
 from kerastorch.metrics.base import one_number
 from kerastorch.run import Run
 from kerastorch.tree import tensors
-from kerastorch.watch import Watch, parts
 
 _LOWER = "Try a lower learning rate or clipped gradients"
 _CLEAN = "Type torch.nan_to_num(x), or fillna(...) or dropna() for a data frame"
@@ -198,6 +197,8 @@ def _cause(run: Run, batch: Batch, output: Any, lost: str | None) -> str:
 
 
 def _first_in(run: Run, batch: Batch) -> str:
+    from kerastorch.watch import Watch  # only now, as nearly no run needs it
+
     module, watch = run.state.module, Watch(run.state.module)
     call = run.call or module
     is_script = any(isinstance(part, torch.jit.ScriptModule) for part in module.modules())
@@ -214,6 +215,8 @@ def _first_in(run: Run, batch: Batch) -> str:
 
 
 def _spoiled_part(batch: Batch) -> str | None:
+    from kerastorch.watch import parts
+
     spoiled = (name for name, tree in parts(batch).items() if first_nonfinite(dict(_numbered(tree))) is not None)
     return next(spoiled, None)
 

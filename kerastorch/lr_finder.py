@@ -20,10 +20,8 @@ from kerastorch.hooks import Callback, Hooks, Logs
 from kerastorch.keeper import loss_modules
 from kerastorch.lr_curve import FEWEST, LRFinderResult, smoothed_at
 from kerastorch.metrics import MetricSet
-from kerastorch.rollback import rolled_back, with_own_workers
 from kerastorch.run import Run
 from kerastorch.state import TrainState
-from kerastorch.trial import optimizers_of, refuse_unknown_shapes, that_prepare, unbuilt_again
 from kerastorch.wrapper import Wrapper
 
 _TOO_HIGH = 4  # times the best smoothed loss
@@ -76,6 +74,9 @@ def find_lr(
         DataError: The data are empty, of an unknown form, or can be read only once.
         MismatchError: A `train_step` of your own gives no loss, or does not use the optimizer; or see `fit`.
     """
+    from kerastorch.rollback import rolled_back, with_own_workers  # here and not above, as the import takes a while
+    from kerastorch.trial import optimizers_of, refuse_unknown_shapes, that_prepare, unbuilt_again
+
     session: Session = model._session
     session.compiled("find_lr")
     _check(min_lr, max_lr, steps)

@@ -17,7 +17,6 @@ from kerastorch.health import NanPolicy
 from kerastorch.history import History
 from kerastorch.hooks import Callback
 from kerastorch.lr_finder import find_lr
-from kerastorch.memory import Microbatch
 from kerastorch.one_batch import predict_on_batch, test_on_batch, train_on_batch
 from kerastorch.resolve import JitCompile
 from kerastorch.stop_flag import StopFlag
@@ -124,7 +123,7 @@ class Model(Wrapper):
         num_workers: int | Literal["auto"] | None = None,
         heal_workers: int = 2,
         nan: NanPolicy = "raise",
-        microbatch: Microbatch = None,
+        microbatch: int | Literal["auto"] | None = None,
     ) -> History:
         """Train. A second call trains on, from the weights and the state of the optimizer that are there.
 

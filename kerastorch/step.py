@@ -6,7 +6,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,13 @@ from kerastorch.data import Batch
 from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.hooks import Hooks
 from kerastorch.losses import OutputLoss, Term
-from kerastorch.memory import Whole
 from kerastorch.metrics import MetricSet
 from kerastorch.run import Run
 from kerastorch.tree import concatenate, detached, move
 from kerastorch.wrapper import Wrapper
+
+if TYPE_CHECKING:
+    from kerastorch.memory import Whole
 
 OwnStep = Callable[[Batch], Any]
 

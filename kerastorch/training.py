@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from kerastorch import checks, feed, guard, loop, memory, resume
+from kerastorch import checks, feed, guard, loop, resume
 from kerastorch.display import Verbose
 from kerastorch.history import History
 from kerastorch.hooks import Callback
-from kerastorch.memory import Microbatch
 from kerastorch.signals import child_deaths_deferred, obey, preemptible
 
 
@@ -24,7 +23,7 @@ def fit(
     *,
     initial_epoch: int,
     path: str | Path | None,
-    microbatch: Microbatch,
+    microbatch: int | Literal["auto"] | None,
     **parts: Any,
 ) -> History:
     """Do what `Model.fit` promises.
@@ -41,7 +40,10 @@ def fit(
         parts: Of the run: `epochs`, `validation_freq`, `log_step_freq`, `nan`; and `profile`.
     """
     guard.check(parts["nan"])
-    memory.check(microbatch)
+    if microbatch is not None:
+        from kerastorch.memory import check
+
+        check(microbatch)
     session, epochs = model._session, parts["epochs"]
     session.compiled("fit")
     checks.epochs(epochs, initial_epoch)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kerastorch import layout, updates
+from kerastorch import layout
 from kerastorch.strategy.base import Strategy
 
 if TYPE_CHECKING:
     from kerastorch.strategy.precision import Casting
+    from kerastorch.updates import Updates
 
 _PLAIN = nullcontext()
 
@@ -36,7 +37,7 @@ class Single(Strategy):
 
             self._casting = Casting(precision)
         self._channels_last = channels_last
-        self._updates: updates.Updates | None = None
+        self._updates: Updates | None = None
         self._aligned: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -91,6 +92,8 @@ class Single(Strategy):
 
     def clip(self, gradients: list[Tensor], norm: float | None, value: float | None) -> None:
         """Limit gradients."""
+        from kerastorch import updates  # here and not above, so that `import kerastorch` is quick
+
         if norm is not None:
             updates.clip_norm(gradients, norm)
         if value is not None:
@@ -99,7 +102,9 @@ class Single(Strategy):
     def step(self, optimizer: Optimizer) -> str | None:
         """Update the parameters."""
         if self._updates is None or self._updates.optimizer is not optimizer:
-            self._updates = updates.Updates(optimizer)
+            from kerastorch.updates import Updates
+
+            self._updates = Updates(optimizer)
         if optimizer.state is not self._aligned:  # it is another after a checkpoint was loaded
             layout.align(optimizer)
             self._aligned = optimizer.state

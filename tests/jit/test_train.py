@@ -12,8 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 import kerastorch as kt
-from kerastorch.jit import train
+from kerastorch.jit import capture, train
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, capture._POLICY), reason="this torch cannot refuse side effects"
+)
 OPTIMIZERS = {
     "sgd": functools.partial(torch.optim.SGD, lr=0.1),
     "momentum": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.01),
@@ -522,3 +525,17 @@ def test_evaluation_and_prediction_call_the_net_compiled(uncompiled, monkeypatch
     assert torch.allclose(model.predict(data), other.predict(data), atol=1e-6)
     if jit is True:
         assert [len(contests.held) for contests in compiled(model).of_net.values()] == [1, 1]
+
+
+def test_a_torch_that_cannot_refuse_side_effects_gets_the_ordinary_step(uncompiled, monkeypatch):
+    monkeypatch.setattr(capture, "_POLICY", "unknown")
+    jitted = compare(graph=False)
+    assert "does not tell whether the net changes anything in Python" in compiled(jitted).refusal
+
+
+def test_half_precision_is_a_part_of_the_graph(uncompiled):
+    models = [fitted(mlp, OPTIMIZERS["sgd"], jit, batches(), precision="bf16-mixed") for jit in (False, True)]
+    see_alike(*models)
+    plain = fitted(mlp, OPTIMIZERS["sgd"], False, batches())
+    assert models[0].history.history["loss"] != plain.history.history["loss"]
+    assert compiled(models[1]).refusal is None
