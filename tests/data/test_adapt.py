@@ -282,8 +282,8 @@ KNOWN_FORMS = "Pass a DataLoader, an iterable of batches, a Dataset, or a tuple 
             "Write a Dataset with __len__ and __getitem__.",
         ),
         (Pairs, {}, f"dl_train cannot be a type. Pairs is a class; call it. {KNOWN_FORMS}"),
-        (X, {"batch_size": 0}, "batch_size for dl_train is at least 1; got 0."),
-        (batched(), {"steps": -1}, "steps for dl_train is at least 1; got -1."),
+        (X, {"batch_size": 0}, "batch_size for dl_train is a number, at least 1; got 0."),
+        (batched(), {"steps": -1}, "steps for dl_train is a number, at least 1; got -1."),
         (
             DataLoader(Pairs()),
             {"batch_size": 4},
