@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -66,17 +66,13 @@ def same(module, other):
 def test_a_window_is_one_large_batch(sizes, accumulate, ignored, clip):
     data = batches(sizes, ignored=ignored)
     windows = [joined(data[start : start + accumulate]) for start in range(0, len(data), accumulate)]
-    windows = [(x, y) for x, y in windows if (y >= 0).any()]
+    assume(all((y >= 0).any() for _, y in windows))  # else their loss is NaN for everybody
+    assume(accumulate > 1 or all((y >= 0).any() for _, y in data))
     first, second = net(), net()
-    if not all(int((y >= 0).sum()) for _, y in data) and (accumulate == 1 or not windows):
-        return  # the loss of such a batch is NaN for everybody
     model = trained(first, data, accumulate=accumulate, clip_norm=clip)
     by_hand(second, windows, clip=clip)
-    whole = [functional.cross_entropy(net()(x), y, reduction="sum").item() for x, y in data[:1]]
-    assert len(whole) == 1
-    if len(windows) == -(-len(data) // accumulate):
-        assert close(first, second)
-        assert model._session.state.step == len(windows)
+    assert close(first, second)
+    assert model._session.state.step == len(windows)
 
 
 def test_a_window_of_one_batch_is_the_plain_step_bit_for_bit():
