@@ -20,7 +20,7 @@ from kerastorch.metrics.sums import loss_parts
 from kerastorch.strategy import Strategy
 from kerastorch.tree import detached
 
-_POLICY = "side_effect_replay_policy"  # of dynamo, since torch 2.10 or so
+_POLICY = "side_effect_replay_policy"  # of dynamo; torch 2.6 has none
 _SIMPLE = (bool, int, float, str, bytes, type(None), tuple)
 
 

@@ -119,7 +119,7 @@ class Numbers:
         self._rows = list({slot.row: slot for slot in held}.values())
         self._counts = [slot.steps for slot in held if slot.steps is not None]
         self.given = torch.zeros(SLOTS * len(self._rows), dtype=torch.float64)
-        self._memory = self.given.numpy()  # written in a tenth of the time
+        self._memory = self.given.numpy()  # written without an operation of torch
 
     def write(self) -> None:
         """Write those of the next step."""

@@ -59,8 +59,8 @@ class Loss(Objective):
         """Weight of each class `(C,)`, where the function has them; moves with it from device to device."""
         if not self.by_label:
             return None
-        buffers = getattr(self.function, "_buffers", None)  # a third of the time that it takes a Module to find it
-        return buffers["weight"] if buffers else _option(self.function, "weight", None)  # type: ignore[no-any-return]
+        buffers = getattr(self.function, "_buffers", {})  # in every step: Module.__getattr__ takes longer
+        return buffers["weight"] if "weight" in buffers else _option(self.function, "weight", None)  # type: ignore[no-any-return]
 
     @property
     def name(self) -> str:

@@ -435,3 +435,10 @@ def test_weights_of_elements_are_no_class_weights():
     function = nn.BCELoss(weight=torch.tensor([1.0, 5.0, 0.5], dtype=torch.float64))
     assert Loss(function).class_weight is None
     assert epoch_value(function, output, target, batch_size=2) == equal(function(output, target))
+
+
+def test_class_weights_that_are_a_parameter_beside_a_buffer_are_found():
+    function = nn.CrossEntropyLoss()
+    function.register_buffer("other", torch.ones(1))
+    function.weight = nn.Parameter(class_weights())
+    assert Loss(function).class_weight is function.weight
