@@ -24,7 +24,7 @@ from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Plan, Recipe
 from kerastorch.run import Run
 from kerastorch.state import TrainState
-from kerastorch.strategy import Single, Strategy
+from kerastorch.strategy import Strategy
 from kerastorch.wrapper import Wrapper
 
 
@@ -45,7 +45,7 @@ class Session:
         self.running: tuple[Run, Hooks] | None = None
         self._model = model
         self._base = base
-        self._strategy: Strategy = Single()
+        self._strategy: Strategy = Strategy()
         self._state: TrainState | None = None
         self._keeper = OptimizerKeeper(None, model)
         self._fit: Run | None = None
@@ -62,7 +62,7 @@ class Session:
     def compile(self, recipe: Recipe) -> None:
         """Begin with a new optimizer."""
         self._refuse_inside_fit("compile")
-        self._strategy = Single(recipe.plan.precision, channels_last=recipe.plan.channels_last)
+        self._strategy = Strategy(recipe.plan.precision, channels_last=recipe.plan.channels_last)
         self.recipe = recipe
         self._state = self._compiled = None
         self._keeper = OptimizerKeeper(recipe.optimizer, self._model)

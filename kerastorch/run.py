@@ -22,7 +22,7 @@ from kerastorch.losses import Objective
 from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Plan
 from kerastorch.state import TrainState
-from kerastorch.strategy import Single, Strategy
+from kerastorch.strategy import Strategy
 
 
 def _unset(*batch: Batch) -> Any:
@@ -125,7 +125,7 @@ class Run:
     """
 
     state: TrainState
-    strategy: Strategy = field(default_factory=Single)
+    strategy: Strategy = field(default_factory=Strategy)
     loss: Objective | None = None
     plan: Plan = field(default_factory=Plan)
     train_loss: Objective | None = None

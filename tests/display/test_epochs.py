@@ -13,13 +13,13 @@ from kerastorch.display.text import columns_of
 from kerastorch.metrics import MetricSet
 from kerastorch.run import Run
 from kerastorch.state import TrainState
-from kerastorch.strategy import Single
+from kerastorch.strategy import Strategy
 
 FOUR = {"loss": 0.512, "accuracy": 0.834, "val_loss": 0.402, "val_accuracy": 0.871}
 
 
 def run(**sets):
-    return Run(TrainState(nn.Linear(1, 1), None, MetricSet({})), Single(), val_sets=sets)
+    return Run(TrainState(nn.Linear(1, 1), None, MetricSet({})), Strategy(), val_sets=sets)
 
 
 def lines(table, label="1/3", columns=79, height=24, sets=(), **logs):

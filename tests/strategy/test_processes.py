@@ -18,13 +18,13 @@ from kerastorch.metrics import MetricSet
 from kerastorch.run import Run
 from kerastorch.state import TrainState
 from kerastorch.step import evaluate_step
-from kerastorch.strategy import Single
+from kerastorch.strategy import Strategy
 
 COUNT, CLASSES = 37, 4
 WEIGHTS = torch.tensor([0.5, 2.0, 0.25, 1.5], dtype=torch.float64)
 
 
-class Processes(Single):
+class Processes(Strategy):
     """Sums and rows over processes with gloo; training in several is not its affair."""
 
     def total(self, sums):

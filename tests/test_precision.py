@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from kerastorch import precision
 from kerastorch.errors import NonFiniteError
-from kerastorch.strategy import precision
-from kerastorch.strategy.precision import Casting, check
+from kerastorch.precision import Casting, check
 
 CPU = torch.device("cpu")
 ALL = ["32-true", "bf16-mixed", "16-mixed", "bf16-true"]
