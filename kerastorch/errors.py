@@ -37,6 +37,10 @@ class CheckpointError(KerastorchError, RuntimeError):
     """A file cannot be written, is damaged, or belongs to another net."""
 
 
+class DistributedError(KerastorchError, RuntimeError):
+    """Processes that train together do not come together, or do not do the same."""
+
+
 class MissingPackageError(KerastorchError, ImportError):
     """An optional package is not installed."""
 

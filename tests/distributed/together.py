@@ -1,0 +1,89 @@
+"""Several real processes with gloo, started in a moment: they are forks of a server that has imported torch."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import traceback
+from datetime import timedelta
+
+import torch.distributed as dist
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.nn.parallel", "kerastorch", "kerastorch.model"])
+
+
+class Failed(AssertionError):
+    """A process raised an exception.
+
+    Attributes:
+        errors: What each process printed of its exception, by rank.
+        outputs: What each process printed, by rank.
+    """
+
+    def __init__(self, errors, outputs):
+        super().__init__("\n".join(f"--- process {rank}\n{text}" for rank, text in errors.items()))
+        self.errors, self.outputs = errors, outputs
+
+
+def together(size, work, *args, timeout=120, env=None):
+    """Call `work(*args)` in so many processes, as torchrun would start them; return what each returned, by rank.
+
+    Raises:
+        Failed: One of them raised, or did not come to an end in time.
+    """
+    return [result for result, _ in with_output(size, work, *args, timeout=timeout, env=env)]
+
+
+def with_output(size, work, *args, timeout=120, env=None):
+    """Do what `together` does; return results and what was printed, by rank."""
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout))
+    environment = {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        "OMP_NUM_THREADS": "1",
+        **(env or {}),
+    }
+    queue = _CONTEXT.Queue()
+    processes = [_CONTEXT.Process(target=_run, args=(rank, environment, work, args, queue)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    found = {}
+    try:
+        for _ in processes:
+            with contextlib.suppress(Exception):
+                rank, result, error, output = queue.get(timeout=timeout if not found else max(20, timeout / 4))
+                found[rank] = result, error, output
+    finally:
+        for process in processes:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+    errors = {rank: error for rank, (_, error, _) in sorted(found.items()) if error}
+    errors |= {rank: "no answer" for rank in range(size) if rank not in found}
+    if errors:
+        raise Failed(errors, {rank: output for rank, (_, _, output) in sorted(found.items())})
+    return [(found[rank][0], found[rank][2]) for rank in range(size)]
+
+
+def _run(rank, environment, work, args, queue):
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    import torch
+
+    torch.set_num_threads(1)
+    result = error = None
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            result = work(*args)
+        except BaseException:
+            error = traceback.format_exc()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    queue.put((rank, result, error, output.getvalue()))
+    queue.close()
+    queue.join_thread()
