@@ -5,6 +5,8 @@ from kerastorch.data.batch import Batch
 from kerastorch.data.class_weight import class_weights
 from kerastorch.data.kinds import makes_own_batches, named_sets
 from kerastorch.data.labels import labels_of
+from kerastorch.data.sharded import Sharded
+from kerastorch.data.share import Share
 from kerastorch.data.source import DataSource, NoData
 from kerastorch.data.split import split
 
@@ -12,6 +14,8 @@ __all__ = [
     "Batch",
     "DataSource",
     "NoData",
+    "Sharded",
+    "Share",
     "adapt",
     "class_weights",
     "labels_of",

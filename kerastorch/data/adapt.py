@@ -26,8 +26,12 @@ from kerastorch.data.kinds import (
 )
 from kerastorch.data.limited import LimitedSource
 from kerastorch.data.loader import LoaderSource
+from kerastorch.data.memory import TensorSource
 from kerastorch.data.order import SeededOrder, check_rows
-from kerastorch.data.source import DataSource, TensorSource
+from kerastorch.data.share import Share
+from kerastorch.data.shared import Shared
+from kerastorch.data.source import DataSource
+from kerastorch.data.unshard import deal_out
 from kerastorch.errors import DataError
 from kerastorch.tree import describe, leaves
 
@@ -50,6 +54,7 @@ def adapt(
     in_fit: bool = False,
     heal_workers: int = 0,
     num_workers: NumWorkers = None,
+    share: Share = Share(),  # noqa: B008  # it never changes
 ) -> DataSource:
     """Give any form of data the one face that the loop knows.
 
@@ -75,19 +80,17 @@ def adapt(
         num_workers: Processes that read a Dataset, none by default; tensors need none. `"auto"` is as many as pay, see
             `parallel.worth_while`. They begin anew with each epoch, and see what the Dataset is by then; with a seed,
             where they are no forks and take seconds to begin, they stay.
+        share: The part of each step that this process has; all of it by default. With several processes and no seed,
+            they agree on one, so that all of them have the same order.
 
     Raises:
         DataError: The data are empty, of a form that cannot be used, or bring their own batches in spite of an argument
             that says how to make them.
     """
-    for argument, value, least in (("batch_size", batch_size, 1), ("steps", steps, 1), ("num_workers", num_workers, 0)):
-        if value is None or (argument == "num_workers" and value == "auto"):
-            continue
-        if not isinstance(value, Integral) or value < least:
-            raise DataError(f"{argument} for {name} is a number, at least {least}; got {value!r}.")
-    if seed is not None and not isinstance(seed, Integral):
-        raise DataError(f"seed for {name} is a whole number; got {seed!r}.")
-    reading = _Reading(name, float_dtype, seed, training or in_fit, heal_workers)
+    _check_numbers(name, batch_size, steps, num_workers, seed)
+    dealt = deal_out(data, share, seed, training=training)
+    data, is_shared = dealt.data, share.size > 1
+    reading = _Reading(name, float_dtype, dealt.seed, training or in_fit or is_shared, heal_workers, dealt.share)
     if makes_own_batches(data):
         given = {
             "batch_size": batch_size,
@@ -106,9 +109,22 @@ def adapt(
                 "of its own. Leave shuffle out."
             )
         size = batch_size or DEFAULT_BATCH_SIZE
-        cutting = _Cutting(name, float_dtype, size, order, drop_last, seed, rows, num_workers, reading)
+        cutting = _Cutting(name, float_dtype, size, order, drop_last, dealt.seed, rows, num_workers, reading)
         source = _cut(plain(data), cutting)
-    return source if steps is None else LimitedSource(source, steps, continues=training)
+    source.replaces = dealt.replaces
+    if is_shared:
+        source = Shared(source, share, is_own=dealt.is_own, told_seed=seed)
+    return source if steps is None else LimitedSource(source, steps, continues=training, processes=share.size)
+
+
+def _check_numbers(name: str, batch_size: Any, steps: Any, num_workers: Any, seed: Any) -> None:
+    for argument, value, least in (("batch_size", batch_size, 1), ("steps", steps, 1), ("num_workers", num_workers, 0)):
+        if value is None or (argument == "num_workers" and value == "auto"):
+            continue
+        if not isinstance(value, Integral) or value < least:
+            raise DataError(f"{argument} for {name} is a number, at least {least}; got {value!r}.")
+    if seed is not None and not isinstance(seed, Integral):
+        raise DataError(f"seed for {name} is a whole number; got {seed!r}.")
 
 
 @dataclass(frozen=True)
@@ -120,6 +136,7 @@ class _Reading:
     seed: int | None
     in_fit: bool
     heal_workers: int
+    share: Share
 
     def of(self, loader: Any) -> LoaderSource:
         return LoaderSource(
@@ -129,6 +146,7 @@ class _Reading:
             seed=self.seed,
             in_fit=self.in_fit,
             heal_workers=self.heal_workers,
+            share=self.share,
         )
 
 
@@ -181,6 +199,7 @@ def _cut_arrays(data: Any, how: _Cutting) -> DataSource:
         seed=how.seed,
         rows=how.rows,
         labelled=is_labelled(data),
+        share=how.reading.share,
     )
 
 

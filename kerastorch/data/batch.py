@@ -30,6 +30,7 @@ class Batch:
         weight: Weight of each sample `(N,)`; nested like `y` for weights of each output; or None.
         size: Number of samples N.
         truth: What metrics compare with, where that is something else than `y`: the labels behind mixed targets.
+        is_filler: It counts nothing: several processes train together, and this one has no batch left in a step.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Batch:
     weight: Any = None
     size: int = 1
     truth: Any = None
+    is_filler: bool = False
 
     def describe(self) -> str:
         """Say shapes, dtypes and devices in one line."""

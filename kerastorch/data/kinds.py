@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from kerastorch.data.sharded import Sharded, bare
 from kerastorch.data.tables import is_table
 from kerastorch.errors import DataError
 from kerastorch.tree import leaves, map_leaves
@@ -19,6 +20,7 @@ KNOWN = "a DataLoader, an iterable of batches, a Dataset, or a tuple of tensors,
 
 def makes_own_batches(data: Any) -> bool:
     """Whether the data are an iterable of batches, which knows no `batch_size` and no `shuffle` from outside."""
+    data = bare(data)
     if isinstance(data, (str, bytes, tuple, Mapping)) or is_dataset(data) or is_arrays(data):
         return False
     is_array = hasattr(data, "shape")  # of a library that we do not know
@@ -94,6 +96,8 @@ def named_sets(data: Any, name: str = "dl_val") -> dict[str, Any] | None:
 
 
 def _is_set(value: Any) -> bool:
+    if isinstance(value, Sharded):
+        return True
     if isinstance(value, Mapping):
         return "labels" in value
     return isinstance(value, tuple) or is_dataset(value) or makes_own_batches(value)

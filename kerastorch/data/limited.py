@@ -18,16 +18,23 @@ class LimitedSource(DataSource):
 
     With `continues`, as in training, an epoch goes on where the last one ended, and begins anew at the end of the data;
     without, every epoch has the same first batches. So the place is a reading of the data, and a batch of that reading.
+
+    Args:
+        source: The other one.
+        steps: How many batches.
+        continues: Whether an epoch goes on where the last one ended.
+        processes: How many have a batch each in a step.
     """
 
-    def __init__(self, source: DataSource, steps: int, *, continues: bool) -> None:
+    def __init__(self, source: DataSource, steps: int, *, continues: bool, processes: int = 1) -> None:
         self.name = source.name
         self.steps: int = steps
         self.loader = source.loader
         self.batch_size = source.batch_size
         self.nbytes = source.nbytes
         if not continues and source.samples is not None and source.batch_size is not None:
-            self.samples = min(source.samples, steps * source.batch_size)
+            self.samples = min(source.samples, steps * source.batch_size * processes)
+        self.replaces = source.replaces
         self._source = source
         self._reading = self._within = 0  # of the next batch
         self._handed = 0  # batches of the running epoch that were handed out
@@ -56,17 +63,23 @@ class LimitedSource(DataSource):
     def state_dict(self, finished: int) -> dict[str, Any]:
         """Return where the reading is: behind so many batches of the running epoch."""
         if self._continued is None:
-            return {"source": self._source.state_dict(finished)}
+            return {"source": self._source.state_dict(finished), "finished": finished}
         ahead = self._handed - finished if finished or self._is_open else 0
         within = self._within - ahead
-        return {"reading": self._reading, "within": within, "source": self._source.state_dict(within)}
+        source = self._source.state_dict(within)
+        return {"reading": self._reading, "within": within, "source": source, "finished": finished}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self._source.load_state_dict(state["source"])
         if self._continued is not None:
-            self._reading, self._within = state["reading"], state["within"]
+            within = self._source.place(state["source"])
+            self._reading, self._within = state["reading"], state["within"] if within is None else within
             self._continued = self._endless()
+
+    def place(self, state: Mapping[str, Any]) -> int | None:
+        """Return the batch to go on at: a limit counts steps, however many samples are in one."""
+        return state.get("finished")
 
     def fingerprint(self) -> dict[str, Any]:
         """Say of what kind the data are, and how many batches an epoch has."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler, Sampler
 
 from kerastorch.errors import DataError
 from kerastorch.tree import describe
@@ -44,7 +45,7 @@ class SeededOrder(Sampler[int]):
 
     def __init__(self, count: int, seed: int, *, shuffle: bool) -> None:
         self._count = count
-        self._seed = seed
+        self.seed = seed
         self._shuffle = shuffle
         self._epoch = 0
         self.generator = torch.Generator()  # for the seeds of a loader's workers
@@ -52,12 +53,42 @@ class SeededOrder(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch."""
         self._epoch = epoch
-        self.generator.set_state(seeded(self._seed, epoch).get_state())
+        self.generator.set_state(seeded(self.seed, epoch).get_state())
 
     def __iter__(self) -> Iterator[int]:
         if not self._shuffle:
             return iter(range(self._count))
-        return iter(torch.randperm(self._count, generator=seeded(self._seed, self._epoch)).tolist())
+        return iter(torch.randperm(self._count, generator=seeded(self.seed, self._epoch)).tolist())
 
     def __len__(self) -> int:
         return self._count
+
+
+class WholeOrder(Sampler[int]):
+    """The order that a DistributedSampler shares out: each sample once, by its seed and epoch.
+
+    It gives some samples twice, so that all processes have as many.
+
+    Args:
+        sampler: The user's.
+
+    Attributes:
+        stands_for: The name of what it takes the place of.
+    """
+
+    def __init__(self, sampler: DistributedSampler[Any]) -> None:
+        self.stands_for = type(sampler).__name__
+        self._sampler = sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch."""
+        self._sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        if not self._sampler.shuffle:
+            return iter(range(len(self)))
+        generator = torch.Generator().manual_seed(self._sampler.seed + self._sampler.epoch)
+        return iter(torch.randperm(len(self), generator=generator).tolist())
+
+    def __len__(self) -> int:
+        return len(self._sampler.dataset)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from kerastorch import randomness
 from kerastorch.data import workers
 from kerastorch.data.indices import Indices
 from kerastorch.data.seeded import FETCH, ORDER, SeededSamples, SeededStream, UsersDataset, as_is
+from kerastorch.data.share import Share
 from kerastorch.data.whole import quick
 from kerastorch.errors import DataError
 
@@ -31,15 +32,28 @@ class Reader:
         loader: The user's.
         name: What the user calls it, for messages.
         seed: Of order and batches; None for the random numbers of a plain loop.
+        share: The part of the batches that this process has. Where samples have no numbers, all are read.
+        drop_last: Leave out a last step that has not a batch for each process.
     """
 
-    def __init__(self, loader: Any, *, name: str, seed: int | None) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        *,
+        name: str,
+        seed: int | None,
+        share: Share = Share(),  # noqa: B008  # it never changes
+        drop_last: bool = False,
+    ) -> None:
         self._loader = self._copy = loader
         self._name = name
         self._seed = seed
+        self._share = share
+        self._drop_last = drop_last
         self._epoch: int | None = None
         self._begin: dict[str, Any] | None = None
         self._resumed: Mapping[str, Any] | None = None
+        self._skipped = 0
         self._before_last: tuple[int, Any] | None = None
         self._keeps_last = False
         self._is_new = True
@@ -73,7 +87,15 @@ class Reader:
             attributes["worker_init_fn"] = workers.initialiser(initialise)
         if not is_stream and not _is_stateful(loader):
             ahead = loader.num_workers * (loader.prefetch_factor or 0)
-            self.indices = Indices(loader, name=self._name, seed=self._seed, numbered=in_workers, ahead=ahead)
+            self.indices = Indices(
+                loader,
+                name=self._name,
+                seed=self._seed,
+                numbered=in_workers,
+                ahead=ahead,
+                share=self._share,
+                drop_last=self._drop_last,
+            )
             attributes["sampler" if loader.batch_sampler is None else "batch_sampler"] = self.indices
 
     @property
@@ -82,11 +104,11 @@ class Reader:
         state = self._resumed
         return 0 if state is None or state["begin"] is None or state["own"] is not None else state["finished"]
 
-    def begin(self, epoch: int, start: int) -> Iterator[Any]:
-        """Begin to read an epoch, behind so many batches."""
+    def begin(self, epoch: int, start: int, begun: int | None = None) -> Iterator[Any]:
+        """Begin to read an epoch, behind so many batches; it was begun behind `begun` of them."""
         self._epoch, self._is_new = epoch, True
         if self.indices is not None:
-            self.indices.begin(epoch)
+            self.indices.begin(epoch, start if begun is None else begun)
         if self._stream is not None:
             self._stream.epoch = epoch
         state, self._resumed = self._resumed, None
@@ -97,7 +119,7 @@ class Reader:
 
     def fetch(self, iterator: Iterator[Any], index: int) -> Any:
         """Return the next item; StopIteration where there is none."""
-        if self._keeps_last and self._stateful is not None:
+        if self._keeps_last and self._stateful is not None and index % self._share.size == 0:
             self._before_last = (index, self._stateful.state_dict())
         is_first, self._is_new = self._is_new, False
         if self._seed is None or (self.workers and not is_first):
@@ -134,6 +156,7 @@ class Reader:
         """
         state: dict[str, Any] = {
             "finished": finished,
+            "processes": self._share.size,
             "has workers": self._persists() and vars(self._copy)["_iterator"] is not None,
             "generators": {path: randomness.state_of(one) for path, one in self._generators.items()},
             "order": None,
@@ -156,9 +179,9 @@ class Reader:
         index, state = self._before_last or (None, None)
         return state if index == finished else None
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next `begin` go on from there."""
-        self._resumed = state
+    def load_state_dict(self, state: Mapping[str, Any], skipped: int = 0) -> None:
+        """Let the next `begin` go on from there, behind so many samples of its first batch."""
+        self._resumed, self._skipped = state, skipped
 
     def _go_on(self, state: Mapping[str, Any], start: int) -> Iterator[Any]:
         self._set(state["generators"])
@@ -166,7 +189,7 @@ class Reader:
         if state["own"] is not None and self._stateful is not None:
             self._stateful.load_state_dict(state["own"])
         if state["order"] is not None and self.indices is not None:
-            self.indices.load_state_dict(state["order"], start)
+            self.indices.load_state_dict(state["order"], start, self._skipped)
         elif state["begin"] is None:
             return self._next_epoch(state)
         elif state["own"] is None:
@@ -197,6 +220,10 @@ class Reader:
                 try:
                     self.fetch(iterator, index)
                 except StopIteration:
+                    if index > start - max(
+                        self._share.size, state.get("processes", 1)
+                    ):  # the last step may not be whole
+                        break
                     raise DataError(
                         f"{self._name} cannot go on behind batch {start}: read again, it ends after {index} "
                         "batches. It gave more before."

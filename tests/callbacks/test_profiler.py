@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 import kerastorch as kt
 from kerastorch.callbacks import LambdaCallback, Profiler
 from kerastorch.callbacks import profiler as module_of_profiler
-from kerastorch.data.source import TensorSource
+from kerastorch.data.memory import TensorSource
 
 PAUSE = 0.01
 

@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Itera
 from kerastorch.data import NoData, adapt
 from kerastorch.data.limited import LimitedSource
 from kerastorch.data.loader import LoaderSource
-from kerastorch.data.source import TensorSource
+from kerastorch.data.memory import TensorSource
 from kerastorch.errors import DataError
 
 varied = settings(max_examples=40)
