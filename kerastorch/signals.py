@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
+ECHO = 5  # seconds in which the same signal again is the one that torchrun hands on
 REPRIEVE = 2  # seconds that a worker lives on after SIGTERM: time for the process that trains to get its own and close
 
 _ERASE = b"\x1b[J"  # on a terminal, the bars below
@@ -21,35 +23,42 @@ if sys.platform != "win32":
     _HANDLERS[signal.SIGUSR1] = signal.SIG_DFL  # what SLURM is often told to send some time before the end
 
 _Handler = Callable[[int, FrameType | None], Any]
+_stood_down: list[bool] = []  # not empty: nothing can be finished any more
 
 
 @contextmanager
-def preemptible(first: Callable[[int], Any], *, saves: bool = True) -> Iterator[None]:
+def preemptible(first: Callable[[int], Any], *, saves: bool = True, tells: bool = True) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGUSR1 calls `first` with its number, the second stops at once.
 
     At once means KeyboardInterrupt for SIGINT, and `SystemExit(128 + number)` for the others. A signal that somebody
     else handles, or that is ignored, is left alone. Only in the main thread: signals reach no other. Afterwards all is
     as before; a signal at the last moment has called `first` even if nothing ran after it, so ask after this context.
+    Under torchrun the same signal again, but for SIGINT, is no second one for some seconds: schedulers such as SLURM
+    signal all processes of a job, and torchrun, which is one of them, hands it on.
 
     Args:
         first: What to do; it is called between any two lines of the program, so let it only take a note.
         saves: Whether the message may promise that the step is saved.
+        tells: Whether there is a message; of several processes one is enough.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    process, told = os.getpid(), False
+    process, told, told_at = os.getpid(), 0, 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal told
+        nonlocal told, told_at
         if os.getpid() != process:
             _in_a_fork(number)
             return
-        if told:
+        if told and not _stood_down and _is_echo(number, told, told_at):
+            return
+        if told or (_stood_down and number == signal.SIGTERM):
             _put_back(_HANDLERS, handle)  # a third does what it always did
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        told = True
-        _write(number, saves=saves)
+        told, told_at = number, time.monotonic()
+        if tells:
+            _write(number, saves=saves)
         first(number)
 
     ours = {number: before for number, before in _HANDLERS.items() if signal.getsignal(number) is before}
@@ -59,6 +68,11 @@ def preemptible(first: Callable[[int], Any], *, saves: bool = True) -> Iterator[
         yield
     finally:
         _put_back(ours, handle)
+
+
+def stand_down() -> None:
+    """From now on the first SIGTERM ends this process: others that it trains with are gone, no step can be finished."""
+    _stood_down.append(True)
 
 
 def obey(number: int | None, *, is_saved: bool) -> None:
@@ -76,6 +90,11 @@ def obey(number: int | None, *, is_saved: bool) -> None:
     if number is None or (number == signal.SIGINT and not is_saved):
         return
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def _is_echo(number: int, first: int, since: float) -> bool:
+    is_launched = "TORCHELASTIC_RUN_ID" in os.environ
+    return is_launched and number == first != signal.SIGINT and time.monotonic() - since < ECHO
 
 
 def _put_back(handlers: dict[int, Any], ours: _Handler) -> None:

@@ -17,10 +17,10 @@ from hypothesis import settings
 
 import kerastorch as kt
 from kerastorch import resume
-from kerastorch.run import Resumed
+from kerastorch.roles import Resumed
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # workers begin with Ctrl-C ignored, and so their children
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in workers of xdist, and in a shell's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # children would begin with Ctrl-C ignored as well
 
 settings.register_profile("kerastorch", deadline=None)  # machines are shared and noisy
 settings.load_profile("kerastorch")

@@ -137,6 +137,23 @@ def test_the_first_signal_of_any_kind_takes_a_note_and_the_second_stops_at_once(
         assert caught.value.code == 128 + number
 
 
+def test_what_torchrun_hands_on_is_no_second_signal(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    seen = []
+    with pytest.raises(SystemExit, match="143"), preemptible(seen.append):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # that of the scheduler came first, now that of torchrun
+        assert seen == [signal.SIGTERM]
+        monkeypatch.setattr(signals, "ECHO", 0)
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), preemptible(seen.append):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SystemExit, match="143"), preemptible(seen.append):
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_handler_of_the_user_is_left_alone(number):
     before = signal.signal(number, signal.SIG_IGN)

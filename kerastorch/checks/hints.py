@@ -90,6 +90,18 @@ def _arguments(match: re.Match[str], x: Any, module: nn.Module) -> str | None:
     )
 
 
+def _unused(match: re.Match[str], x: Any, module: nn.Module) -> str | None:
+    trained = [name for name, part in module.named_parameters() if part.requires_grad]
+    names = match[2].strip().split(", ")
+    if match[1]:  # their numbers
+        names = [trained[int(number)] for number in match[2].split() if int(number) < len(trained)]
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
+    return (
+        f"The loss did not depend on {shown}. Use them in forward, freeze them by requires_grad_(False), or where that "
+        "differs from batch to batch type model.compile(..., strategy=kt.DDP(find_unused_parameters=True))."
+    )
+
+
 _ASSERT = (
     "An index was out of range on the GPU, mostly a label below 0 or not below the number of outputs, or a token not "
     "below the size of an nn.Embedding. The GPU tells late, so the line above need not be the place. Type "
@@ -121,6 +133,12 @@ _HINTS: list[tuple[str, str | Hint]] = [
         "A label is below 0 or not below the number of outputs of the net. The last layer needs the largest label + 1.",
     ),
     (r"device-side assert", _ASSERT),
+    (r"Parameter(?:s|( indices)) which did not receive grad for rank \d+: (.+)", _unused),
+    (
+        r"Expected to have finished reduction in the prior iteration",
+        "The loss did not depend on all parameters of the net. Use them in forward, or type model.compile(..., "
+        "strategy=kt.DDP(find_unused_parameters=True)).",
+    ),
     (
         r"out of memory",
         "Use a smaller batch_size; predict and evaluate need far less memory per sample than training.",

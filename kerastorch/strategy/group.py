@@ -14,10 +14,14 @@ class Group:
     Attributes:
         rank: The number of this process, from 0.
         size: How many there are.
+        wish: Why this process wants the run to end, for the others to know; None as long as it does not.
+        is_asked: One of the processes has such a wish; known to all at the same step.
     """
 
     rank: int = 0
     size: int = 1
+    wish: Any = None
+    is_asked: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -43,6 +47,13 @@ class Group:
     def any(self, flag: bool) -> bool:
         """Whether it is so in one of the processes."""
         return flag
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Make of tensors, in place, their sums over all processes."""
+
+    def told(self, error: BaseException) -> BaseException:
+        """Return what to raise for an error."""
+        return error
 
     def align(self, tensors: Iterable[Tensor]) -> None:
         """Give tensors in all processes the numbers that they have in the main one."""

@@ -152,3 +152,25 @@ def test_a_function_of_the_users_own_with_other_arguments_is_no_matter_of_inputs
     with pytest.raises(TypeError) as error:
         model.fit(1, (torch.zeros(4, 3), torch.zeros(4, 1)), verbose=0)
     assert "A tuple is spread" not in (notes(error) or capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ("Parameter indices which did not receive grad for rank 1: 2 3", "on 2.weight, 2.bias."),
+        ("Parameters which did not receive grad for rank 0: 2.bias, 2.weight", "on 2.bias, 2.weight."),
+        (
+            "Parameter indices which did not receive grad for rank 0: 0 1 2 3 4 5",
+            "on 0.weight, 0.bias, 2.weight, 2.bias and 2 others.",
+        ),
+        ("", "on all parameters of the net."),
+    ],
+)
+def test_parameters_that_ddp_misses_are_named(told, named):
+    net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1).requires_grad_(False), nn.Linear(1, 1), nn.Linear(1, 1))
+    text = (
+        f"Expected to have finished reduction in the prior iteration before starting a new one.\n{told}\n In addition"
+    )
+    said = hint(RuntimeError(text), None, net)
+    assert f"The loss did not depend {named} Use them in forward" in said
+    assert "strategy=kt.DDP(find_unused_parameters=True))" in said

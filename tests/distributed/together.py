@@ -7,10 +7,18 @@ import os
 import traceback
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.nn.parallel", "kerastorch", "kerastorch.model"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "kerastorch.model",
+        "kerastorch.strategy.ddp",
+        "torch._inductor.standalone_compile",  # which DDP imports when it is built, in seconds
+        "torch._inductor.utils",
+    ]
+)
 
 
 class Failed(AssertionError):
@@ -56,7 +64,7 @@ def with_output(size, work, *args, timeout=120, env=None):
         for _ in processes:
             with contextlib.suppress(Exception):
                 rank, result, error, output = queue.get(timeout=timeout if not found else max(20, timeout / 4))
-                found[rank] = result, error, output
+                found[rank] = torch.load(io.BytesIO(result), weights_only=False), error, output
     finally:
         for process in processes:
             process.join(5)
@@ -72,8 +80,6 @@ def with_output(size, work, *args, timeout=120, env=None):
 
 def _run(rank, environment, work, args, queue):
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
-    import torch
-
     torch.set_num_threads(1)
     result = error = None
     output = io.StringIO()
@@ -84,6 +90,8 @@ def _run(rank, environment, work, args, queue):
             error = traceback.format_exc()
     if dist.is_initialized():
         dist.destroy_process_group()
-    queue.put((rank, result, error, output.getvalue()))
+    packed = io.BytesIO()
+    torch.save(result, packed)  # a queue would share the memory of tensors, which ends with this process
+    queue.put((rank, packed.getvalue(), error, output.getvalue()))
     queue.close()
     queue.join_thread()

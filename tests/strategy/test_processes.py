@@ -5,37 +5,23 @@ import functools
 import pytest
 import sklearn.metrics
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torchmetrics
 from torch import nn
 from torch.nn import functional
 
 from kerastorch import loop, metrics, resolve
-from kerastorch.data import adapt
+from kerastorch.data import NoData, adapt
 from kerastorch.hooks import Hooks
 from kerastorch.metrics import MetricSet
 from kerastorch.run import Run
 from kerastorch.state import TrainState
 from kerastorch.step import evaluate_step
 from kerastorch.strategy import Strategy
+from kerastorch.strategy.processes import join
+from tests.distributed.together import together
 
 COUNT, CLASSES = 37, 4
 WEIGHTS = torch.tensor([0.5, 2.0, 0.25, 1.5], dtype=torch.float64)
-
-
-class Processes(Strategy):
-    """Sums and rows over processes with gloo; training in several is not its affair."""
-
-    def total(self, sums):
-        together = torch.tensor(sums, dtype=torch.float64)
-        dist.all_reduce(together)
-        return together.tolist()
-
-    def gather(self, part):
-        parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, part)
-        return parts
 
 
 def cases():
@@ -85,40 +71,45 @@ def part(tree, rows):
     return {key: value[rows] for key, value in tree.items()} if isinstance(tree, dict) else tree[rows]
 
 
+class NoRows(NoData):
+    name = "dl_val"
+
+
 def values(case, rows, strategy=None, batch_size=COUNT):
     loss, spec, kind, weighted = cases()[case]
     net, (x, y, weights) = data(kind)
     objective = resolve.loss(loss)
     sums = MetricSet(resolve.metrics(spec, objective), objective.factors)
     arrays = (x[rows], part(y, rows), weights[rows]) if weighted else (x[rows], part(y, rows))
-    source = adapt(arrays, name="dl_val", float_dtype=torch.float64, batch_size=batch_size)
+    source = (
+        NoRows() if not len(rows) else adapt(arrays, name="dl_val", float_dtype=torch.float64, batch_size=batch_size)
+    )
     run = Run(TrainState(net, None, MetricSet({})), loss=objective, val_sets={"": source}, val_metrics=sums)
     run.strategy = strategy or run.strategy
     run.evaluate_step = functools.partial(evaluate_step, run)
     return loop.evaluate(run, Hooks([], run, net))
 
 
-def work(rank, world, file, expected):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
-    try:
-        cuts = [0, 4, 20, COUNT] if world == 3 else [0, 9, COUNT] if world == 2 else [0, COUNT]
-        rows = torch.arange(cuts[rank], cuts[rank + 1])
-        for case, wanted in expected.items():
-            found = values(case, rows, Processes(), batch_size=5)
-            assert list(found) == list(wanted), case
+def work(cuts):
+    group = join(torch.device("cpu"))
+    rows = torch.arange(cuts[group.rank], cuts[group.rank + 1])
+    return {case: values(case, rows, Strategy(group=group), batch_size=5) for case in cases()}
+
+
+@pytest.mark.parametrize("cuts", [[0, 9, COUNT], [0, 4, 20, COUNT], [0, 17, 17, COUNT]])
+def test_shares_of_the_data_are_worth_what_all_data_are(cuts):
+    for found in together(len(cuts) - 1, work, cuts):
+        for case in cases():
+            wanted = values(case, torch.arange(COUNT))
+            assert list(found[case]) == list(wanted), case
             for name, value in wanted.items():
                 torch.testing.assert_close(
-                    torch.as_tensor(found[name]), torch.as_tensor(value), rtol=1e-6, atol=1e-9, msg=f"{case}: {name}"
+                    torch.as_tensor(found[case][name]),
+                    torch.as_tensor(value),
+                    rtol=1e-6,
+                    atol=1e-9,
+                    msg=f"{case}: {name}",
                 )
-    finally:
-        dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_shares_of_the_data_are_worth_what_all_data_are(world, tmp_path):
-    expected = {case: values(case, torch.arange(COUNT)) for case in cases()}
-    mp.spawn(work, (world, tmp_path / "meeting", expected), nprocs=world)
 
 
 def test_all_data_at_once_are_what_torch_and_scikit_learn_say():
