@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from kerastorch import shards
+
 NanPolicy = Literal["raise", "skip", "warn"]
 _KNOWN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _SLOTS = 256  # more steps than the queue of an accelerator takes in
@@ -21,6 +23,7 @@ def first_nonfinite(tensors: Mapping[str, Tensor]) -> str | None:
     """Return the name of the first tensor that holds NaN or infinity; None where all is finite.
 
     One pass over the numbers, and one wait for each device. Sparse tensors are looked into; numbers of 8 bits are not.
+    Of tensors that lie over several processes all is looked at, so each process must call it, and all find the same.
     """
     return next((name for name, _ in _nonfinite(tensors)), None)
 
@@ -32,7 +35,7 @@ def first_lost(module: nn.Module) -> str | None:
     """
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in _nonfinite(held):
-        if tensor.requires_grad or bool(tensor.detach().isnan().any()):
+        if tensor.requires_grad or shards.anywhere(torch.isnan, tensor.detach()):
             return name
     return None
 
@@ -50,11 +53,15 @@ def _nonfinite(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             groups[values.device, values.dtype][name] = values
     suspects: set[str] = set()
     for group in groups.values():
-        norms = torch.stack(torch._foreach_norm(list(group.values()))).tolist()  # a fifth of the time of isfinite()
+        norms = torch.stack(shards.norms(list(group.values()))).tolist()  # a fifth of the time of isfinite()
         suspects |= {name for name, norm in zip(group, norms, strict=True) if not math.isfinite(norm)}
     for name, tensor in tensors.items():
-        if name in suspects and not bool(_dense(tensor).isfinite().all()):  # a norm of large numbers overflows
+        if name in suspects and shards.anywhere(_is_not_finite, _dense(tensor)):  # a norm of large numbers overflows
             yield name, tensor
+
+
+def _is_not_finite(numbers: Tensor) -> Tensor:
+    return ~numbers.isfinite()
 
 
 def _dense(tensor: Tensor) -> Tensor:

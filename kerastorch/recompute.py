@@ -55,8 +55,10 @@ def recomputed(module: nn.Module, patterns: str | Iterable[str]) -> Iterator[Non
                 del vars(part)["forward"]
 
 
-def units(module: nn.Module, patterns: str | Iterable[str]) -> list[nn.Module]:
-    """Return the outermost modules that a pattern matches, each once.
+def units(
+    module: nn.Module, patterns: str | Iterable[str], argument: str = "gradient_checkpointing"
+) -> list[nn.Module]:
+    """Return the outermost modules that a pattern matches, each once; the argument is named in errors.
 
     Raises:
         ValueError: A pattern matches nothing.
@@ -67,10 +69,10 @@ def units(module: nn.Module, patterns: str | Iterable[str]) -> list[nn.Module]:
     chosen: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else list(patterns):
         if not isinstance(pattern, str):
-            raise TypeError(f"gradient_checkpointing is a name or a list of names: 'blocks.*'; got {pattern!r}.")
+            raise TypeError(f"{argument} is a name or a list of names: 'blocks.*'; got {pattern!r}.")
         found = [name for name in callables if fnmatchcase(name, pattern)]
         if not found:
-            raise ValueError(_nothing(pattern, dict(named), callables))
+            raise ValueError(_nothing(pattern, dict(named), callables, argument))
         chosen.update(found)
     outermost = [name for name in callables if name in chosen and chosen.isdisjoint(_above(name))]
     return list({id(callables[name]): callables[name] for name in outermost}.values())
@@ -82,7 +84,7 @@ def _above(name: str) -> Iterator[str]:
         yield name
 
 
-def _nothing(pattern: str, named: dict[str, nn.Module], callables: Iterable[str]) -> str:
+def _nothing(pattern: str, named: dict[str, nn.Module], callables: Iterable[str], argument: str) -> str:
     holders = [name for name in named if fnmatchcase(name, pattern)]
     if holders:
         kind = type(named[holders[0]]).__name__
@@ -92,9 +94,7 @@ def _nothing(pattern: str, named: dict[str, nn.Module], callables: Iterable[str]
     if not top:
         there = "The net has no parts."
     below = {f"{above}.*" for name in callables for above in _above(name)}
-    return (
-        f"gradient_checkpointing={pattern!r} matches no layer.{did_you_mean(pattern, below | set(callables))} {there}"
-    )
+    return f"{argument}={pattern!r} matches no layer.{did_you_mean(pattern, below | set(callables))} {there}"
 
 
 class Recomputed:

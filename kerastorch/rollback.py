@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kerastorch import isolate, randomness
+from kerastorch.shards import local
 from kerastorch.tree import map_leaves, tensors
 
 Saved = list[tuple[Tensor, Tensor]]
@@ -128,7 +129,8 @@ def generators_kept(loader: Any) -> Iterator[None]:
 
 
 def _saved(originals: Iterable[Tensor]) -> Saved:
-    return [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in originals if not _is_expanded(tensor)]
+    parts = map(local, originals)  # of what lies over several processes, each puts back its own
+    return [(part, part.detach().to("cpu", copy=True)) for part in parts if not _is_expanded(part)]
 
 
 def _is_expanded(tensor: Tensor) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from kerastorch.data import Batch
+from kerastorch.shards import local
 from kerastorch.tree import tensors
 
 Extremes = list[Tensor]  # smallest and largest values: NaN where one is NaN, infinite where one is infinite
@@ -153,7 +154,7 @@ def _modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _extremes(tree: Any) -> Extremes:
     found: Extremes = []
     for tensor in tensors(tree):
-        values = tensor.detach()
+        values = local(tensor).detach()
         if values.layout == torch.sparse_coo:
             values = values.coalesce().values()
         if values.is_complex():

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from kerastorch import checkpoint
 from kerastorch.errors import CheckpointError, did_you_mean
 from kerastorch.run import Run
+from kerastorch.shards import local
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -147,8 +149,8 @@ class Averages:
         groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
         for name, tensor in self._live.items():
             averages, live = groups.setdefault((tensor.device, tensor.dtype), ([], []))
-            averages.append(self._averages[name])
-            live.append(tensor)
+            averages.append(local(self._averages[name]))
+            live.append(local(tensor))
         return list(groups.values())
 
 
@@ -158,4 +160,5 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _placed(tensors: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensors[name].to(tensor.device, copy=True) for name, tensor in live.items() if name in tensors}
+    found = {name: (tensors[name].to(own.device, copy=True), own) for name, own in live.items() if name in tensors}
+    return {name: checkpoint.like(kept, own) for name, (kept, own) in found.items()}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from kerastorch import shards
 from kerastorch.hooks import Callback, Logs
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -113,7 +114,7 @@ class GradientLogger(Callback):
 def _norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not tensors:
         return {}
-    return dict(zip(tensors, torch._foreach_norm([_plain(tensor) for tensor in tensors.values()]), strict=True))
+    return dict(zip(tensors, shards.norms([_plain(tensor) for tensor in tensors.values()]), strict=True))
 
 
 def _plain(tensor: Tensor) -> Tensor:

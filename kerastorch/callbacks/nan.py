@@ -9,7 +9,7 @@ from kerastorch.health import is_loss
 from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.watch import Watch
 
-_EVERY_ON_ACCELERATOR = 20  # a look waits until all that is queued is done; between two of them, steps queue up freely
+_EVERY_APART = 20  # on an accelerator a look waits until all that is queued is done, and processes wait for each other
 
 
 class TerminateOnNaN(Callback):
@@ -36,7 +36,8 @@ class TerminateOnNaN(Callback):
 
     Args:
         every: Batches between two looks; a look waits for the device. By default each batch on the CPU, where that
-            costs next to nothing, and every 20th on an accelerator. The last batch of an epoch is always looked at.
+            costs next to nothing, and every 20th on an accelerator, or where several processes have to agree. The last
+            batch of an epoch is always looked at.
         raise_error: Raise an error instead. The `on_train_end` of other callbacks is not called then.
         diagnose: Say where it begins.
 
@@ -88,7 +89,8 @@ class TerminateOnNaN(Callback):
         run, finished = self.run, batch + 1
         every = self.every
         if every is None:
-            every = 1 if run.device is None or run.device.type == "cpu" else _EVERY_ON_ACCELERATOR
+            quick = run.strategy.group.size == 1 and (run.device is None or run.device.type == "cpu")
+            every = 1 if quick else _EVERY_APART
         if finished % every == 0 or finished == run.train_data.steps:
             self._look(run.state.epoch, finished, logs)
 
@@ -112,6 +114,9 @@ class TerminateOnNaN(Callback):
 
     def _look(self, epoch: int, finished: int | None, logs: Logs) -> None:
         found = [(name, value) for name, value in logs.items() if is_loss(name) and not math.isfinite(value)]
+        group = self.run.strategy.group
+        if group.any(bool(found)):  # with several processes each knows its own loss, and all end together
+            found = [first for others in group.everyone(found) for first in others]
         if not found:
             self._looked = finished or 0
             if self._watch is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from kerastorch.callbacks.monitor import check_counts
 from kerastorch.callbacks.rates import optimizer_of
 from kerastorch.data import Batch
 from kerastorch.errors import DataError
+from kerastorch.health import copied_buffers
 from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.run import Run
 
@@ -196,6 +198,7 @@ def renew_statistics(run: Run) -> bool:
     done = False
     try:
         done = _seen_once(run)
+        _mean_of_all(run, layers)
     finally:
         for layer, (buffers, momentum) in zip(layers, before, strict=True):
             layer.momentum = momentum
@@ -208,16 +211,43 @@ def renew_statistics(run: Run) -> bool:
 
 
 def _seen_once(run: Run) -> bool:
-    phase, seen = run.phase, False
+    phase, net, seen = run.phase, run.net, False
     run.phase, run.call = "train", None  # as in an epoch; validation data may have had another form
+    if run.strategy.group.size > 1:
+        run.net = run.state.module  # and not what gives all processes the statistics of one
     try:
         with isolate.random_state_kept():
             for batch in _batches(run):
-                run.predict_step(run.prepare(batch))
+                run.current = run.prepare(batch)
+                _see(run, run.current)
                 seen = True
     finally:
-        run.phase = phase
+        run.phase, run.net, run.call, run.current = phase, net, None, None
     return seen
+
+
+def _see(run: Run, batch: Batch) -> None:
+    """Show a batch to the net. What fills a step among several processes must leave no trace."""
+    if not batch.is_filler or run.strategy.synchronises:
+        run.predict_step(dataclasses.replace(batch, is_filler=False))  # which layers look up in the run
+    elif run.strategy.evaluates_together:
+        with copied_buffers(run.state.module):
+            run.predict_step(batch)
+
+
+def _mean_of_all(run: Run, layers: list[_BatchNorm]) -> None:
+    """Make of the statistics that each process has taken of its batches their mean."""
+    group = run.strategy.group
+    if group.size == 1 or run.strategy.synchronises:
+        return
+    for layer in layers:
+        mean, variance, count = layer.running_mean, layer.running_var, layer.num_batches_tracked
+        if mean is not None and variance is not None and count is not None:
+            sums = [mean * count, variance * count, count.to(mean.dtype)]
+            group.add(sums)
+            mean.copy_(sums[0] / sums[2])
+            variance.copy_(sums[1] / sums[2])
+            count.copy_(sums[2])
 
 
 def _batches(run: Run) -> Iterator[Batch]:

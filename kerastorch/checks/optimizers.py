@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kerastorch.errors import MismatchError
+from kerastorch.shards import is_shard
 
 
 def same_parameters(module: nn.Module, before: list[nn.Parameter]) -> None:
@@ -48,6 +49,13 @@ def optimizer_fits(optimizer: Optimizer, module: nn.Module) -> None:
     """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not any(id(parameter) in held for parameter in module.parameters()):
+        if any(map(is_shard, module.parameters())):
+            kind = type(optimizer).__name__
+            raise MismatchError(
+                f"FSDP puts others in the place of the parameters that the optimizer {kind} was built from. Give "
+                f"compile what builds it later: optimizer=functools.partial(torch.optim.{kind}, lr=...), a name such "
+                "as 'adamw', or a function of the parameters."
+            )
         raise MismatchError(
             f"The optimizer {type(optimizer).__name__} holds no parameter of this net, so nothing would be trained. "
             "Build it from model.parameters(), after the last change of layers."

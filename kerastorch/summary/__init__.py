@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from kerastorch import launched
 from kerastorch.errors import add_note, did_you_mean
 from kerastorch.tree import describe
 
@@ -94,7 +95,9 @@ def summary(
         traced = _trace_data(net, input_data, is_rich=style == "rich")
     else:
         traced = _trace_shapes(net, input_shape, input_dtype, is_rich=style == "rich")
-    if style == "rich":
+    if print_fn is print and not launched.is_main():
+        pass  # several processes have one net
+    elif style == "rich":
         nested.show(traced, batch_size, print_fn)
     else:
         print_fn(table.text(traced, batch_size))

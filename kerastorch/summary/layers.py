@@ -89,7 +89,7 @@ class _Uncalled:
         own = list(module.parameters(recurse=is_leaf))
         if own:
             layer = Layer(
-                name, self.kinds.get(name, type(module).__name__), module, is_called=False, is_leaf=is_leaf, own=own
+                name, self.kinds.get(name, kind_of(module)), module, is_called=False, is_leaf=is_leaf, own=own
             )
             nearest.children.append(layer)
         if not is_leaf:
@@ -104,6 +104,13 @@ def _mark_fresh(root: Layer) -> None:
         layer.is_repeated = id(layer.module) in seen
         counted.update(map(id, layer.fresh))
         seen.add(id(layer.module))
+
+
+def kind_of(module: nn.Module) -> str:
+    """Return the name of a module's class; that of what FSDP makes of it is the name of the class it was before."""
+    kind = type(module)
+    is_sharded = any(base.__name__ == "FSDPModule" for base in kind.__bases__)
+    return kind.__bases__[-1].__name__ if is_sharded else kind.__name__
 
 
 def count(parameters: Parameters) -> int:

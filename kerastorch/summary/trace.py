@@ -20,7 +20,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from kerastorch.errors import add_note
 from kerastorch.isolate import evaluation
 from kerastorch.summary.inputs import Inputs, tensors_in
-from kerastorch.summary.layers import Layer, Parameters, attribute_parameters
+from kerastorch.summary.layers import Layer, Parameters, attribute_parameters, kind_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def trace(net: nn.Module, inputs: Inputs, *, measure: bool = False) -> Trace:
         inputs: The arguments of the call.
         measure: Count multiply-adds too, which costs a few microseconds for each operation.
     """
-    kinds = {name: type(module).__name__ for name, module in net.named_modules()}  # LazyLinear becomes Linear
+    kinds = {name: kind_of(module) for name, module in net.named_modules()}  # LazyLinear becomes Linear
     if any(map(is_lazy, chain(net.parameters(), net.buffers()))):
         net = _copy_of_lazy(net)
     names = _names(net)
@@ -88,7 +88,7 @@ class _Watch:
             self.names.update(_names(self.net))
         name = self.names.get(id(module))
         if name:  # not the net itself, which is open already
-            layer = Layer(name, self.kinds.setdefault(name, type(module).__name__), module)
+            layer = Layer(name, self.kinds.setdefault(name, kind_of(module)), module)
             self.open_calls[-1][0].children.append(layer)
             self.open_calls.append((layer, self.multiply_adds()))
 

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from kerastorch import shards
 from kerastorch.updates.plain import FOREACH, are_plain, device_of, dtype_of, without_gradients
 
 
@@ -21,8 +22,11 @@ def clip_norm(gradients: list[Tensor], max_norm: float) -> Tensor:
         max_norm: The largest norm to leave as it is.
 
     Returns:
-        The norm before, `()`, on the device of the first gradient. Nothing waits for the device.
+        The norm before, `()`, on the device of the first gradient. Nothing waits for the device. Where gradients lie
+        over several processes, each must call it.
     """
+    if any(map(shards.is_shard, gradients)):
+        return _clip_parts(gradients, max_norm)
     if not _alike(gradients):
         return torch.nn.utils.clip_grad_norm_(_holders(gradients), max_norm)
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0)), 2.0)
@@ -40,11 +44,26 @@ def clip_value(gradients: list[Tensor], value: float) -> None:
         gradients: The gradients.
         value: The largest magnitude to leave as it is.
     """
+    gradients = list(map(shards.local, gradients))
     if _alike(gradients):
         torch._foreach_clamp_min_(gradients, -float(value))
         torch._foreach_clamp_max_(gradients, float(value))
     elif gradients:  # that of torch raises for none
         torch.nn.utils.clip_grad_value_(_holders(gradients), value)
+
+
+def _clip_parts(gradients: list[Tensor], max_norm: float) -> Tensor:
+    """Clip tensors that may lie over processes, also over different ones, or be whole; torch takes no such mixture."""
+    norms = shards.norms(gradients)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([each.to(norms[0].device) for each in norms]), 2.0)
+    factor = norm.add(1e-6).reciprocal_().mul_(float(max_norm)).clamp_(max=1.0)
+    parts = list(map(shards.local, gradients))
+    if _alike(parts):
+        torch._foreach_mul_(parts, factor)
+        return norm
+    for part in parts:
+        part.mul_(factor.to(part.device))
+    return norm
 
 
 def _alike(gradients: Sequence[Tensor]) -> bool:

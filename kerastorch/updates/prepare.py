@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
+from kerastorch.shards import local, placements
 from kerastorch.updates import formulas
 from kerastorch.updates.formulas import AdamOptions, Columns, SGDOptions
 from kerastorch.updates.plain import FOREACH, are_plain, device_of, dtype_of
@@ -27,8 +28,9 @@ _SGD = itemgetter("lr", "momentum", "dampening", "weight_decay", "nesterov", *_F
 
 
 class Members(NamedTuple):
-    """The parameters of a group that have a gradient: of one dtype, on one device."""
+    """The parameters of a group that have a gradient: of one dtype, on one device. `keys` is what they are parts of."""
 
+    keys: list[Tensor]
     parameters: list[Tensor]
     gradients: list[Tensor]
     dtype: torch.dtype
@@ -52,13 +54,18 @@ def members(group: dict[str, Any]) -> Members | None:
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters]
     if not gradients:
-        return Members([], [], torch.float32, "cpu")
+        return Members([], [], [], torch.float32, "cpu")
+    keys = parameters
+    if not _PARAMETERS.issuperset(map(type, keys)):
+        if list(map(placements, gradients)) != list(map(placements, keys)):
+            return None
+        parameters, gradients = list(map(local, keys)), list(map(local, gradients))
     dtypes, device = set(map(dtype_of, parameters)), device_of(parameters)
     if device is None or len(dtypes) > 1 or not _DTYPES.issuperset(dtypes):
         return None
     if not are_plain(gradients) or not _PARAMETERS.issuperset(map(type, parameters)):
         return None
-    return Members(parameters, gradients, dtypes.pop(), device)
+    return Members(keys, parameters, gradients, dtypes.pop(), device)
 
 
 def pieces(columns: Columns) -> Iterator[Columns]:
@@ -127,10 +134,18 @@ def _way(fused: bool | None, foreach: bool | None, found: Members) -> str | None
 def _states(optimizer: Optimizer, found: Members, columns_of: Callable[[Any], Any]) -> Columns | None:
     """Return columns of the state; None if some parameter has none yet."""
     try:
-        columns = tuple(zip(*[columns_of(optimizer.state[parameter]) for parameter in found.parameters], strict=True))
+        columns = tuple(zip(*[columns_of(optimizer.state[parameter]) for parameter in found.keys], strict=True))
     except KeyError:
         return None
+    if found.keys is not found.parameters:
+        columns = tuple([_parts(column, found.keys) for column in columns])
     return columns if all(set(map(type, column)) == {Tensor} for column in columns) else None
+
+
+def _parts(column: Any, keys: list[Tensor]) -> Any:
+    """Return the parts of a column that lies over processes as the parameters do."""
+    lie_alike = list(map(placements, column)) == list(map(placements, keys))
+    return list(map(local, column)) if lie_alike else column
 
 
 def _momentum(state: dict[str, Any]) -> tuple[Any]:

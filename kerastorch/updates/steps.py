@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from kerastorch.shards import local
 from kerastorch.updates.plain import without_gradients
 from kerastorch.updates.prepare import PREPARE, Job, members, pieces
 
@@ -21,6 +22,9 @@ class Updates:
     `AdamW` and `SGD` go the quick way from their second step on, if they have no hooks, options that are numbers, none
     of `amsgrad`, `maximize`, `capturable` and `differentiable`, and within a group real parameters of one dtype on one
     device with dense gradients. Other steps are ordinary calls, and so are all while torch's profiler records.
+
+    Of parameters that lie over several processes, each process updates its parts. On an accelerator torch takes those
+    one by one, which is slow; there the last digits may be others.
 
     Attributes:
         optimizer: The optimizer. Its groups, options and state may change at any time.
@@ -64,7 +68,8 @@ def _run(jobs: list[Job]) -> None:
 
 def _overlap(optimizer: Optimizer) -> bool:
     """Tell whether two parameters lie in one place; one after the other they are stepped to other numbers."""
-    places = [each.data_ptr() for group in optimizer.param_groups for each in group["params"] if each.numel()]
+    parts = [local(each) for group in optimizer.param_groups for each in group["params"]]
+    places = [part.data_ptr() for part in parts if part.numel()]
     return len(set(places)) < len(places)
 
 

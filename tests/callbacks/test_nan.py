@@ -6,6 +6,9 @@ from torch import nn
 
 import kerastorch as kt
 from kerastorch.callbacks import CSVLogger, EarlyStopping, LambdaCallback, ModelCheckpoint, TerminateOnNaN
+from kerastorch.strategy import Strategy
+from kerastorch.strategy.processes import join
+from tests.distributed.together import together
 
 
 def batches(bad=None, *, value=math.nan, count=6):
@@ -129,6 +132,7 @@ def test_between_looks_nothing_is_read():
     class Place:
         device = torch.device("cuda")
         train_data = kt.data.NoData()
+        strategy = Strategy()
 
         class state:
             epoch = 0
@@ -141,6 +145,9 @@ def test_between_looks_nothing_is_read():
     assert len(reads) == 5
     Place.device = torch.device("cpu")
     callback.on_train_batch_end(6, Logs(loss=1.0))
+    assert len(reads) == 6
+    Place.strategy.group.size = 2  # processes that wait for each other
+    callback.on_train_batch_end(7, Logs(loss=1.0))
     assert len(reads) == 6
 
 
@@ -521,3 +528,28 @@ def test_it_is_used_again():
         model = fit(callback, batches(2, value=math.inf))
         assert no_hooks(model.net)
     assert len(fit(callback, batches()).history) == 2
+
+
+def agreed():
+    group = join(torch.device("cpu"))
+    said, ended = [], []
+
+    class Place:
+        strategy = Strategy(group=group)
+        lost = False
+
+        @staticmethod
+        def interrupt(reason):
+            ended.append(reason)
+
+    callback = TerminateOnNaN()
+    callback.run = Place
+    callback._look(0, 1, {"loss": 1.0})
+    said.append(list(ended))
+    callback._look(0, 2, {"loss": math.nan if group.rank == 1 else 1.0})
+    return said, ended, Place.lost
+
+
+def test_processes_end_together():
+    expected = ([[]], ["TerminateOnNaN (loss is nan in batch 2)"], True)
+    assert together(2, agreed) == [expected] * 2
