@@ -7,17 +7,20 @@ it, since callbacks begin there with what they have set up for a new training. R
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
-from kerastorch import checkpoint, isolate, randomness
+from kerastorch import checkpoint, elastic, isolate, randomness
 from kerastorch.errors import CheckpointError
 from kerastorch.hooks import Hooks
-from kerastorch.run import Resumed, Run
+from kerastorch.roles import Resumed
+from kerastorch.run import Run
 from kerastorch.script import Difference, environment, script, surroundings, unlike, worth_telling
 from kerastorch.state import Stateful, bare
 
@@ -25,10 +28,12 @@ from kerastorch.state import Stateful, bare
 def content_of(run: Run) -> dict[str, Any]:
     """Return all that this run needs to go on from this moment, between two steps of the optimizer: plain containers.
 
-    Its tensors are those that are trained, not copies.
+    Its tensors are those that are trained, not copies. Several processes all call it, and have the same but for tensors
+    that lie in parts on them.
     """
     run.look_over()
-    content = run.state.state_dict()
+    group, content = run.strategy.group, run.state.state_dict()
+    content["metrics"] = elastic.of_all(group, content["metrics"], "metrics")
     content["progress"]["decision"] = run.decision
     named = [*run.state.module.named_parameters()]
     return content | {
@@ -39,23 +44,28 @@ def content_of(run: Run) -> dict[str, Any]:
         "val data": {name: data.state_dict(0) for name, data in run.val_sets.items()},
         "script": script(run),
         "environment": environment(run),
-        "random": randomness.capture(),
+        "random": elastic.of_all(group, randomness.capture(), "random"),
     }
 
 
-def read(path: str | Path) -> Resumed:
+def read(path: str | Path, mesh: Any = None, *, is_checked: bool = False) -> Resumed:
     """Return what a file says of where to go on.
+
+    Args:
+        path: The file; under FSDP a directory.
+        mesh: The processes that the net is spread over, if it is.
+        is_checked: The main process has read the directory, and it is whole.
 
     Raises:
         FileNotFoundError: There is none.
         CheckpointError: It is damaged, or holds no state of a training.
     """
-    if not isinstance(path, (str, Path)) or path == "auto" or Path(path).expanduser().is_dir():
+    if not isinstance(path, (str, Path)) or path == "auto" or _is_folder(Path(path).expanduser()):
         raise CheckpointError(
             f"resume is a file, such as 'runs/last.pt'; got {path!r}. To go on by itself where it was killed, a "
             "training needs callbacks=[kt.callbacks.BackupAndRestore('runs/name')] and no resume."
         )
-    content = checkpoint.load(path)
+    content = checkpoint.load(path, mesh=mesh, is_checked=is_checked)
     if not isinstance(content.get("progress"), Mapping):
         raise CheckpointError(
             f"{path} holds weights, but no state of a training to go on from. Type model.load_weights({str(path)!r}) "
@@ -73,14 +83,15 @@ def is_complete(run: Run, path: str | Path | None = None) -> bool:
         path: A file to go on from, if no callback has found a later one.
     """
     if path is not None and run.resumed is None:
-        run.resumed = read(path)
+        mesh, group = checkpoint.mesh_of(run.state.module), run.strategy.group
+        run.resumed = checkpoint.by_all(group, functools.partial(read, path, mesh))
     if run.resumed is None or not run.resumed.content["progress"].get("finished"):
         return False
     content, source = run.resumed.content, run.resumed.source
     _compare(content, source, run)
     run.state.load_progress(content)
     _restore_net(run, content, source)
-    randomness.restore(content["random"])  # what comes after this fit finds all as it was then
+    elastic.restore_random(content["random"], run.strategy.group)  # what comes after this fit finds all as it was then
     epochs = f"{run.state.epoch} epoch{'' if run.state.epoch == 1 else 's'}"
     run.say(f"This training of {epochs} is complete; its weights are those of {source}. Nothing was trained.")
     return True
@@ -104,6 +115,9 @@ def begin(run: Run) -> None:
         run.resumed = dataclasses.replace(run.resumed, batch=0, content=content)
     _refuse_fewer(run, content["progress"], source)
     run.state.load_progress(content)
+    if run.state.batch:
+        place = run.train_data.place(content["data"])
+        run.state.batch = run.state.batch if place is None else place
     decision = content["progress"].get("decision")
     if decision:
         run.stop(decision)
@@ -124,8 +138,9 @@ def finish(run: Run, hooks: Hooks) -> None:
     _restore_net(run, content, source)
     kept = _by_identity(content.get("callbacks", {}), content.get("names", {}), state.extras)
     _restore_parts("callbacks", kept, state.extras)
-    if state.batch:
-        state.load_sums(content)
+    if content["progress"]["batch"]:
+        sums = elastic.sums_of(content["metrics"], run.strategy.group, source)
+        state.load_sums({**content, "metrics": sums})
     for note in surroundings(content.get("environment", {}), environment(run)):
         warnings.warn(f"{source}: {note}.", stacklevel=2)
     run.resumed = dataclasses.replace(run.resumed, content={})  # it would be held in memory for the whole training
@@ -134,7 +149,7 @@ def finish(run: Run, hooks: Hooks) -> None:
         for name in content["val data"].keys() & run.val_sets.keys():
             run.val_sets[name].load_state_dict(content["val data"][name])
         _tell_of_data(run)
-        randomness.restore(content["random"])
+        elastic.restore_random(content["random"], run.strategy.group)
 
 
 def _tell_of_data(run: Run) -> None:
@@ -169,10 +184,32 @@ def _restore_net(run: Run, content: Mapping[str, Any], source: str) -> None:
     checkpoint.load_into(state.module, content["model"], source)
     state.load_buffers(content.get("buffers", {}))
     if state.optimizer is not None and content["optimizer"] is not None:
-        state.optimizer.load_state_dict(content["optimizer"])
-    _restore_parts("optimizers", content.get("optimizers", {}), state.optimizers)
+        state.optimizer.load_state_dict(_placed(content["optimizer"], state.optimizer))
+    others = content.get("optimizers", {})
+    known = {name: _placed(kept, state.optimizers[name]) for name, kept in others.items() if name in state.optimizers}
+    _restore_parts("optimizers", {**others, **known}, state.optimizers)
     _restore_parts("parts", content.get("parts", {}), state.parts)
     state.load_gradients(content.get("gradients", {}))
+
+
+def _placed(kept: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer in the parts that its parameters are in, if they lie on several processes."""
+    if not any(checkpoint.is_sharded(each) for group in optimizer.param_groups for each in group["params"]):
+        return dict(kept)
+    places = zip(kept["param_groups"], optimizer.param_groups, strict=True)
+    own = {place: each for old, new in places for place, each in zip(old["params"], new["params"], strict=False)}
+    state = {
+        place: {
+            name: checkpoint.like(value, own[place]) if getattr(value, "shape", None) == own[place].shape else value
+            for name, value in values.items()
+        }
+        for place, values in kept["state"].items()
+    }
+    return {**kept, "state": state}
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not checkpoint.is_directory(path)
 
 
 def _restore_flags(module: nn.Module, frozen: set[str], held: set[str]) -> None:

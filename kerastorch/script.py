@@ -14,6 +14,8 @@ from kerastorch.run import Run
 from kerastorch.state import bare
 
 Difference = tuple[str, Any, Any]
+_ALONE = {"processes": 1}  # what is not told of a training in one process
+_SHARED = ("batches", "batch size")  # in another number of processes there may be others; the place is in samples
 _SOFT = ("workers",)  # without a seed their number changes the augmentation, but neither samples nor order
 
 
@@ -22,7 +24,7 @@ def script(run: Run) -> dict[str, Any]:
     state = run.state
     optimizer = state.optimizer
     return {
-        "net": type(getattr(state.module, "_orig_mod", state.module)).__name__,
+        "net": type(getattr(state.module, "_orig_mod", state.module)).__name__.removeprefix("FSDP"),  # put before it
         "weights": {bare(name): _shape(value) for name, value in state.module.state_dict().items()},
         "parameters": [bare(name) for name, _ in state.module.named_parameters()],
         "optimizer": None if optimizer is None else type(optimizer).__name__,
@@ -32,6 +34,7 @@ def script(run: Run) -> dict[str, Any]:
         "metrics": sorted(state.metrics.metrics),
         "data": run.train_data.fingerprint(),
         "began": state.began,
+        **_processes(run),
     }
 
 
@@ -43,6 +46,7 @@ def environment(run: Run) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": str(run.device),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        **_processes(run),
     }
 
 
@@ -59,7 +63,8 @@ def unlike(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     found += _differences({"optimizer": then["optimizer"]}, {"optimizer": now["optimizer"]})
     if not found:
         found += _first_difference(*_comparable(then["groups"], now["groups"]), "parameter group")
-    found += _differences(_hard(then["data"]), _hard(now["data"]), "training data: ")
+    left_out = () if _size(then) == _size(now) else _SHARED
+    found += _differences(_hard(then["data"], left_out), _hard(now["data"], left_out), "training data: ")
     name = "steps of the optimizer before this fit"
     return [*found, *_differences({name: then["began"]}, {name: now["began"]})]
 
@@ -79,14 +84,24 @@ def worth_telling(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             )
 
 
-def surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def surroundings(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """Yield what two environments differ in."""
+    then, now = _ALONE | then, _ALONE | now
     for name, before, after in _differences(then, {name: now[name] for name in then if name in now}):
         yield f"{name} was {before!r} there and is {after!r} here; last digits may differ"
 
 
-def _hard(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name not in _SOFT}
+def _processes(run: Run) -> dict[str, int]:
+    size = run.strategy.group.size
+    return {"processes": size} if size > 1 else {}
+
+
+def _size(script: Mapping[str, Any]) -> Any:
+    return script.get("processes", 1)
+
+
+def _hard(data: Mapping[str, Any], left_out: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in (*_SOFT, *left_out)}
 
 
 def _soft(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from torch import nn
 from torch.optim import Optimizer
 
+from kerastorch import checkpoint
 from kerastorch.history import History
 from kerastorch.metrics import MetricSet
+from kerastorch.metrics.base import Group
 
 
 class Stateful(Protocol):
@@ -66,6 +68,7 @@ class TrainState:
     keeps_gradients: bool = False
     _started: float = 0.0
     _speed: float = 0.0
+    _goes_on: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "extras": {}}  # a copy made in the middle of fit has no callbacks
@@ -80,13 +83,22 @@ class TrainState:
 
     def begin_epoch(self) -> None:
         """Forget the sums of the last epoch, and gradients that came to no step; start the clock."""
+        if self._goes_on:
+            self._goes_on = False
+            return
         self.metrics.reset()
         self.pending = 0
         self._started = perf_counter()
 
-    def note_speed(self) -> None:
-        """Note the samples per second of the epoch; right after a wait for the device, and before the validation."""
-        self._speed = self.metrics.samples / max(perf_counter() - self._started, 1e-9)
+    def note_speed(self, group: Group | None = None) -> None:
+        """Note the samples per second of the epoch; right after a wait for the device, and before the validation.
+
+        Args:
+            group: The processes that share the samples.
+        """
+        samples = [float(self.metrics.samples)]
+        total = (samples if group is None else group.total(samples))[0]
+        self._speed = total / max(perf_counter() - self._started, 1e-9)
 
     def figures(self) -> dict[str, float]:
         """Return learning rate of the first group, seconds since the epoch began, samples trained on per second."""
@@ -131,14 +143,17 @@ class TrainState:
     def load_sums(self, content: Mapping[str, Any]) -> None:
         """Take the sums of the running epoch, and its clock, from a `state_dict` of its middle."""
         device = next((parameter.device for parameter in self.module.parameters()), None)
-        self.metrics.load_state_dict(content["metrics"], device)
+        if content["metrics"]:
+            self.metrics.load_state_dict(content["metrics"], device)
         self._started = perf_counter() - content["progress"]["seconds"]
+        self._goes_on = not self.batch  # more processes than before have not finished a batch of theirs
 
     def load_gradients(self, gradients: Mapping[str, Any]) -> None:
         """Take gradients from a `state_dict`, by the names of their parameters."""
         parameters = {bare(name): parameter for name, parameter in self.module.named_parameters()}
         for name, gradient in gradients.items():
-            parameters[name].grad = gradient.to(parameters[name].device, copy=True)
+            own = parameters[name]
+            own.grad = checkpoint.like(gradient, own).to(own.device, copy=True)
 
     def load_buffers(self, buffers: Mapping[str, Any]) -> None:
         """Take buffers from a `state_dict`."""

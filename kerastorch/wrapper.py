@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kerastorch import checkpoint, parameters
+from kerastorch.strategy.group import Group
 from kerastorch.summary import summary as print_summary
 
 
@@ -89,10 +90,14 @@ class Wrapper(nn.Module):
     def save_weights(self, path: str | Path) -> None:
         """Write the weights, as `.safetensors` or in torch's format; the file is whole or not there.
 
+        Of several processes all call it. The main one writes, and the others wait for it.
+
         Raises:
             CheckpointError: It cannot be written.
         """
-        checkpoint.save_weights(self.state_dict(), path)
+        group = joined()
+        weights = checkpoint.whole(self.state_dict(), is_main=group.is_main)
+        checkpoint.by_main(group, lambda: checkpoint.save_weights(weights, path))
 
     def load_weights(self, path: str | Path, *, strict: bool = True) -> None:
         """Read weights that `save_weights`, `ModelCheckpoint` or `torch.save(net.state_dict(), ...)` wrote.
@@ -100,14 +105,16 @@ class Wrapper(nn.Module):
         They go to where the net is, whatever device they were written on. No code in the file is run.
 
         Args:
-            path: The file.
+            path: The file, or the directory that `ModelCheckpoint` or `BackupAndRestore` wrote under FSDP.
             strict: Whether names must agree on both sides.
 
         Raises:
             FileNotFoundError: There is no file.
             CheckpointError: It is damaged or belongs to another net, which then is as it was.
         """
-        checkpoint.load_into(self.module, checkpoint.weights_in(checkpoint.load(path)), path, strict=strict)
+        module = self.module
+        weights = checkpoint.load_weights(path, checkpoint.mesh_of(module))
+        checkpoint.load_into(module, weights, path, strict=strict)
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
         """Return the state under the net's own names."""
@@ -161,6 +168,15 @@ class Wrapper(nn.Module):
 
     def __repr__(self) -> str:
         return repr(self.net) if self._is_transparent else super().__repr__()
+
+
+def joined() -> Group:
+    """Return the processes that have come together, which is done by `fit`."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return Group()
+    from kerastorch.strategy.processes import join
+
+    return join(torch.device("cpu"))
 
 
 def _innermost(module: Any) -> nn.Module:

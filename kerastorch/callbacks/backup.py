@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import monotonic
 from typing import Any, Literal
 
-from kerastorch import checkpoint, health, resume
-from kerastorch.callbacks.timer import seconds_in
+from kerastorch import checkpoint, resume
+from kerastorch.callbacks.monitor import lost_in_any
+from kerastorch.callbacks.pace import Pace
 from kerastorch.errors import BusyError, CheckpointError, add_note, needs
 from kerastorch.hooks import Callback, Hooks, Logs, Stage
-from kerastorch.run import Resumed
+from kerastorch.roles import Resumed
 
 _FINISHED = "finished.pt"
 _ended: Counter[Path] = Counter()  # complete trainings of this process whose files are deleted, by directory
@@ -38,7 +38,8 @@ class BackupAndRestore(Callback):
         >>> model.fit(90, dl_train, dl_val, callbacks=[kt.callbacks.BackupAndRestore("runs/resnet")])
 
     Args:
-        directory: Where its files are, and no others of their names; it is made. One process at a time can have it.
+        directory: Where its files are, and no others of their names; it is made. One training at a time can have it.
+            Several processes need the same one, also where they are on several machines.
         save_freq: `"epoch"`, a number of batches, counted on from epoch to epoch, or a time such as `"10min"`.
         keep: How many files to keep, the newest of them.
         delete_checkpoint: Whether to delete them when the training is complete. If not, running the script again loads
@@ -74,14 +75,8 @@ class BackupAndRestore(Callback):
         self.keep = keep
         self.delete_checkpoint = delete_checkpoint
         self.background = background
-        self.last: str | None = None
-        self._batches, self._seconds = _frequency(save_freq)
-        self._writer: checkpoint.Writer | None = None
-        self._home = self.directory
-        self._good: list[Path] = []
-        self._submitted: Path | None = None
-        self._validating: dict[str, Any] | None = None
-        self._has_begun = self._is_over = self._is_due = False
+        self._pace = Pace(save_freq)
+        self._reset()
 
     def __repr__(self) -> str:
         return (
@@ -89,20 +84,25 @@ class BackupAndRestore(Callback):
             f"delete_checkpoint={self.delete_checkpoint}, background={self.background})"
         )
 
+    def _reset(self) -> None:
+        self._home = self.directory.absolute()  # the script may change its own directory
+        self.last: str | None = None
+        self._good: list[Path] = []
+        self._submitted: Path | None = None
+        self._validating: dict[str, Any] | None = None
+        self._writer = checkpoint.Writer() if self.background else None
+        self._done = 0
+        self._has_begun = self._is_over = self._is_due = False
+
     @contextmanager
     def around(self, hooks: Hooks) -> Iterator[None]:
         """Hold the directory, and find where to go on; at the end of a complete training, delete what is no use."""
         if not self.run.trains:
             yield
             return
-        self._home = self.directory.absolute()  # the script may change its own directory
-        self.last, self._submitted, self._good = None, None, []
-        self._done, self._validating = 0, None
-        self._has_begun = self._is_over = self._is_due = False
+        self._reset()
         with self._held():
-            checkpoint.sweep(self._home)
-            self._next = monotonic() + self._seconds if self._seconds else 0.0
-            self._writer = checkpoint.Writer() if self.background else None
+            self._pace.begin(self.run.strategy.group)
             self.run.peers["backup"].append(self)
             self._look_for_file()
             try:
@@ -111,7 +111,8 @@ class BackupAndRestore(Callback):
                 self._wait()
             if self._is_over and self.delete_checkpoint and self.run.signal is None:  # else what follows fit is not run
                 _ended[self._home] += 1
-                self._delete()
+                self.last, self._good = None, []
+                checkpoint.by_main(self.run.strategy.group, lambda: self._keep([]))
 
     def on_train_begin(self, logs: Logs) -> None:
         """Note that the file fits the script, if there was one."""
@@ -120,8 +121,7 @@ class BackupAndRestore(Callback):
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Write, if it is time."""
         self._done += 1
-        if (self._batches and self._done % self._batches == 0) or (self._seconds and monotonic() >= self._next):
-            self._is_due = True
+        self._is_due = self._is_due or self._pace.after_batch(self._done)
         if self._is_due and not self.run.state.pending:
             self._save()
 
@@ -134,26 +134,27 @@ class BackupAndRestore(Callback):
         """Write, if it is time."""
         self._validating = None
         is_last = epoch + 1 == self.run.epochs or self.run.stop_reason is not None
-        is_time = self.save_freq == "epoch" or (self._seconds and monotonic() >= self._next)
-        if is_time or (is_last and not self.delete_checkpoint):  # a training that is kept can be made longer
+        if self._pace.after_epoch() or (
+            is_last and not self.delete_checkpoint
+        ):  # a training that is kept can be made longer
             self._save()
 
     def on_interrupt(self) -> None:
         """Write at once: the process is about to end."""
         self._save()
-        self._wait()
+        checkpoint.by_all(self.run.strategy.group, self._wait)
 
     def on_train_end(self, logs: Logs) -> None:
         """Note that the training is complete, and its end if that is kept."""
-        self._wait()
         run = self.run
+        checkpoint.by_all(run.strategy.group, self._wait)
         if run.interrupted or self._is_lost():
             return
         self._is_over = True
         if not self.delete_checkpoint:
             content = resume.content_of(run)
             content["progress"]["finished"] = True
-            checkpoint.save(content, self._home / _FINISHED)
+            checkpoint.save_together(content, self._home / _FINISHED, run.strategy.group)
 
     def on_exception(self, error: BaseException) -> None:
         """Say where the training can go on."""
@@ -174,6 +175,20 @@ class BackupAndRestore(Callback):
 
     @contextmanager
     def _held(self) -> Iterator[None]:
+        locks: list[Any] = []
+        checkpoint.by_main(self.run.strategy.group, lambda: locks.append(self._lock()))
+        try:
+            yield
+        finally:
+            for lock in locks:  # in the main process
+                lock.release()
+                if not self._good and not (self._home / _FINISHED).exists():  # nothing was kept
+                    Path(lock.lock_file).unlink(missing_ok=True)
+                    with suppress(OSError):  # something else is in it
+                        self._home.rmdir()
+
+    def _lock(self) -> Any:
+        """Take hold of the directory, and put it in order."""
         locks = needs("filelock", purpose="BackupAndRestore")
         try:
             self._home.mkdir(parents=True, exist_ok=True)
@@ -186,34 +201,40 @@ class BackupAndRestore(Callback):
             ) from error
         except (OSError, NotImplementedError) as error:
             raise CheckpointError(f"{self.directory} cannot be the directory of a backup: {error}.") from error
-        try:
-            yield
-        finally:
-            lock.release()
-            if not self._good and not (self._home / _FINISHED).exists():  # nothing was kept
-                Path(lock.lock_file).unlink(missing_ok=True)
-                with suppress(OSError):  # something else is in it
-                    self._home.rmdir()
+        checkpoint.sweep(self._home)
+        return lock
 
     def _files(self) -> list[Path]:
         """Return the files that could be gone on from, the newest last."""
-        return sorted(self._home.glob(_PATTERN), key=lambda path: [int(part) for part in path.stem.split("-")[1:]])
+        found = sorted(self._home.glob(_PATTERN), key=lambda path: [int(part) for part in path.stem.split("-")[1:]])
+        return [*found, *self._home.glob(_FINISHED)]
 
     def _look_for_file(self) -> None:
-        """Find the newest whole file."""
-        run, finished = self.run, self._home / _FINISHED
-        if finished.exists():
-            found = self._read(finished)
-            if found is not None and (found.content["progress"].get("decision") or found.epoch >= run.epochs):
-                run.resumed = found
-                return
+        """Find the newest whole file: the main process does, and the others read it too."""
+        run, group = self.run, self.run.strategy.group
+        path = checkpoint.by_main(group, self._newest)
+        if path is None:
+            return
+        if not group.is_main:
+            run.resumed = self._read(path, is_checked=True)
+        if group.any(run.resumed is None):
+            raise CheckpointError(f"{self._shown(path)} is not there for all: each machine must see it.")
+        if path.name != _FINISHED:
+            self.last = run.last_good = self._shown(path)
+            self._good = [path]
+
+    def _newest(self) -> Path | None:
         for path in reversed(self._files()):
             found = self._read(path)
-            if found is not None:
+            if found is None:
+                continue
+            if path.name != _FINISHED:
                 self._refuse_another_fit(found)
-                run.resumed, run.last_good = found, self._shown(path)
-                self.last, self._good = self._shown(path), [path]
-                return
+            elif not found.content["progress"].get("decision") and found.epoch < self.run.epochs:
+                continue
+            self.run.resumed = found
+            return path
+        return None
 
     def _refuse_another_fit(self, found: Resumed) -> None:
         earlier = found.content.get("callbacks", {}).get("BackupAndRestore", {}).get("earlier", 0)
@@ -224,10 +245,11 @@ class BackupAndRestore(Callback):
                 "f'runs/fold{number}', and delete this one."
             )
 
-    def _read(self, path: Path) -> Resumed | None:
+    def _read(self, path: Path, *, is_checked: bool = False) -> Resumed | None:
+        mesh = checkpoint.mesh_of(self.run.state.module)
         try:
-            return dataclasses.replace(resume.read(path), source=self._shown(path))
-        except CheckpointError as error:
+            return dataclasses.replace(resume.read(path, mesh, is_checked=is_checked), source=self._shown(path))
+        except (CheckpointError, FileNotFoundError) as error:
             warnings.warn(f"{error} The backup before it is used, if there is one.", stacklevel=2)
             return None
 
@@ -235,27 +257,28 @@ class BackupAndRestore(Callback):
         return str(self.directory / path.name)
 
     def _save(self) -> None:
-        state = self.run.state
+        group, state = self.run.strategy.group, self.run.state
         path = self._home / f"backup-{state.epoch:04d}-{state.batch:07d}.pt"
-        self._next, self._is_due = monotonic() + self._seconds if self._seconds else 0.0, False
+        self._pace.note()
+        self._is_due = False
         if path == self._submitted or self._is_lost():
             return
         content = resume.content_of(self.run)
         if self._validating is not None:
             content["val data"] = self._validating
         if self._writer is None:
-            checkpoint.save(content, path)
+            checkpoint.save_together(content, path, group)
             self._written(path)
         else:
-            self._writer.submit(content, path, then=functools.partial(self._written, path))
+            self._writer.submit(content, path, then=functools.partial(self._written, path), group=group)
         self._submitted = path
 
     def _is_lost(self) -> bool:
         """Whether the net must not be saved; it is said once."""
         run = self.run
-        broken = None if run.lost else health.first_lost(run.state.module)
-        if broken is not None:
-            run.lost = True
+        broken = None if run.lost else lost_in_any(run)
+        run.lost = run.lost or broken is not None
+        if broken is not None and run.strategy.group.is_main:
             kept = "" if run.last_good is None else f" The last good one is {run.last_good}."
             text = f"No backup is written any more: {broken} holds values that are not finite.{kept}"
             warnings.warn(text, stacklevel=2)
@@ -265,31 +288,13 @@ class BackupAndRestore(Callback):
         """Delete the older ones, and those that are damaged."""
         self._good = [*self._good, path][-self.keep :]
         self.last = self.run.last_good = self._shown(path)
-        for other in self._files():
-            if other not in self._good:
-                other.unlink(missing_ok=True)
+        if self.run.strategy.group.is_main:
+            self._keep([*self._good, self._home / _FINISHED])
 
-    def _delete(self) -> None:
-        for path in (*self._files(), self._home / _FINISHED):
-            path.unlink(missing_ok=True)
-        self.last, self._good = None, []
+    def _keep(self, good: list[Path]) -> None:
+        for path in set(self._files()) - set(good):
+            checkpoint.remove(path)
 
     def _wait(self) -> None:
         if self._writer is not None:
             self._writer.wait()
-
-
-def _frequency(save_freq: Any) -> tuple[int | None, float | None]:
-    """Return batches or seconds between two files."""
-    if save_freq == "epoch":
-        return None, None
-    if isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0:
-        return save_freq, None
-    if isinstance(save_freq, str):
-        try:
-            return None, seconds_in(save_freq)
-        except ValueError:
-            pass
-    raise ValueError(
-        f"save_freq is 'epoch', a number of batches above 0, or a time such as '10min'; got {save_freq!r}."
-    )

@@ -9,10 +9,9 @@ from string import Formatter
 from typing import Any, Literal
 
 from kerastorch import checkpoint, resume
-from kerastorch.callbacks.monitor import Mode, Monitor
+from kerastorch.callbacks.monitor import Mode, Monitor, logs_of_main, lost_in_any
 from kerastorch.callbacks.retention import Retention
 from kerastorch.errors import did_you_mean
-from kerastorch.health import first_lost
 from kerastorch.history import format_number, numbers
 from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.state import TrainState
@@ -23,7 +22,8 @@ class ModelCheckpoint(Callback):
 
     A file is whole or not there: it is written beside its place and moved there when it is on the disk. Older ones are
     deleted only then. A file that cannot be written is an error. A net that is lost, since it holds NaN, is not written
-    at all, with a warning: it never is the best, and no file has to go for it.
+    at all, with a warning: it never is the best, and no file has to go for it. A net that FSDP spread over several
+    processes has directories of these names instead, which load like files; its weights alone are files.
 
     Example:
         >>> kt.callbacks.ModelCheckpoint("runs/cifar10_{epoch:02d}_{val_loss:.3f}.pt", keep=2, keep_best=3)
@@ -139,12 +139,12 @@ class ModelCheckpoint(Callback):
 
     def _consider(self, place: str, logs: Logs, *, is_missed: bool) -> None:
         """Write, if it is wanted; `is_missed` where a value to monitor could have been expected."""
-        before = self.monitor.best
+        before, logs = self.monitor.best, logs_of_main(self.run, logs)
         value = numbers(logs).get(self.monitor.name) if self._compares else None
         if value is not None:
             value, self._has_value = float(value), True
         elif self._compares and is_missed and not self._has_value:
-            self.monitor.warn(logs)
+            self._warn(logs)
         elif self._compares and self._retention.last is None:
             return  # not validated, or gone
         if value is not None and not self._is_wanted(value, logs):
@@ -158,8 +158,8 @@ class ModelCheckpoint(Callback):
             path = self._retention.spared(path, value, self._direction)
         surplus = self._retention.add(str(path), value, self._direction)
         self._write(path)
-        for name in surplus:
-            Path(name).expanduser().unlink(missing_ok=True)
+        for name in surplus if self.run.strategy.group.is_main else ():
+            checkpoint.remove(Path(name).expanduser())
         why = (
             ""
             if value is None
@@ -168,11 +168,11 @@ class ModelCheckpoint(Callback):
         self._say(f"{place}:{why} saved to {path}.")
 
     def _refuses_lost(self, place: str, before: float | None) -> bool:
-        lost = first_lost(self.run.state.module)
+        lost = lost_in_any(self.run)
         if lost is None:
             return False
         self.monitor.best = before
-        if not self._has_warned:
+        if not self._has_warned and self.run.strategy.group.is_main:
             warnings.warn(
                 f"{place}: not saved, since {lost!r} is not finite; what was saved before stays.", stacklevel=2
             )
@@ -192,10 +192,12 @@ class ModelCheckpoint(Callback):
         return improves if self.save_best_only else self._retention.is_wanted(value, self._direction)
 
     def _write(self, path: Path) -> None:
+        group = self.run.strategy.group
         if self.save_weights_only or path.suffix == ".safetensors":
-            checkpoint.save_weights(self.run.state.module.state_dict(), path)
+            weights = checkpoint.whole(self.run.state.module.state_dict(), is_main=group.is_main)
+            checkpoint.by_main(group, lambda: checkpoint.save_weights(weights, path))
         else:
-            checkpoint.save(resume.content_of(self.run), path)
+            checkpoint.save_together(resume.content_of(self.run), path, group)
 
     def _path(self, logs: Logs, *, is_missed: bool) -> Path | None:
         """Return the name of the file; None where it asks for values of a validation that this epoch did not have."""
@@ -215,8 +217,12 @@ class ModelCheckpoint(Callback):
                 f"{did_you_mean(name, known)} There are {', '.join(known)}."
             ) from error
 
+    def _warn(self, logs: Logs) -> None:
+        if self.run.strategy.group.is_main:
+            self.monitor.warn(logs)
+
     def _say(self, text: str) -> None:
-        if self.verbose:
+        if self.verbose and self.run.strategy.group.is_main:
             print(text, flush=True)
 
 

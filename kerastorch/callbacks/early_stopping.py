@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kerastorch.callbacks.monitor import Mode, Monitor, check_counts
-from kerastorch.health import first_lost
+from kerastorch import checkpoint
+from kerastorch.callbacks.monitor import Mode, Monitor, check_counts, logs_of_main, lost_in_any
 from kerastorch.history import format_number
 from kerastorch.hooks import Callback, Logs, Stage
 
@@ -86,12 +86,15 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Compare, and stop if patience is at its end."""
-        value = None if epoch < self.start_from_epoch else self.monitor.read(logs, self.run, epoch)
+        if epoch < self.start_from_epoch:
+            return
+        values = logs_of_main(self.run, logs)
+        value = self.monitor.read(values, self.run, epoch)
         if value is None:
             return
         self.wait += 1
         before = self.monitor.best
-        if self.monitor.improves(logs) and not self._refuses_lost(before):
+        if self.monitor.improves(values) and not self._refuses_lost(before):
             self.best_epoch = epoch
             if self.restore_best_weights:
                 self.best_weights = _copied(self.run.state.module.state_dict())
@@ -133,7 +136,7 @@ class EarlyStopping(Callback):
         self.best_weights = None
 
     def _refuses_lost(self, before: float | None) -> bool:
-        lost = first_lost(self.run.state.module) if self.restore_best_weights else None
+        lost = lost_in_any(self.run) if self.restore_best_weights else None
         if lost is not None:
             self.monitor.best = before
             self.run.say(f"The weights of this epoch are not the best: {lost!r} is not finite.")
@@ -151,10 +154,11 @@ class EarlyStopping(Callback):
     def _restore(self) -> None:
         weights, self.best_weights = self.best_weights, None  # the net has them now; no second copy is kept
         if weights is not None and self.best_epoch is not None:
-            self.run.state.module.load_state_dict(weights)
-            if self.run.verbose if self.verbose is None else self.verbose:
+            module, is_main = self.run.state.module, self.run.strategy.group.is_main
+            module.load_state_dict(checkpoint.placed(weights, module.state_dict()))
+            if is_main and (self.run.verbose if self.verbose is None else self.verbose):
                 print(f"The weights are those of epoch {self.best_epoch + 1}, the best.", flush=True)
-        elif self.restore_best_weights and self.best_epoch is None and self.wait:
+        elif self.restore_best_weights and self.best_epoch is None and self.wait and self.run.strategy.group.is_main:
             warnings.warn(
                 f"No {self.monitor.name!r} was a number, so there are no best weights; the net keeps its last.",
                 stacklevel=2,

@@ -7,6 +7,7 @@ import warnings
 from typing import Literal
 
 from kerastorch.errors import did_you_mean
+from kerastorch.health import first_lost
 from kerastorch.history import better_direction, numbers
 from kerastorch.hooks import Logs
 from kerastorch.run import Run
@@ -51,7 +52,7 @@ class Monitor:
         value = numbers(logs).get(self.name)
         if value is not None:
             return float(value)
-        if not run.has_validation or run.validates(epoch):
+        if run.strategy.group.is_main and (not run.has_validation or run.validates(epoch)):
             self.warn(logs)
         return None
 
@@ -78,6 +79,18 @@ class Monitor:
 
     def _better(self, value: float, best: float) -> bool:
         return value < best - self.min_delta if self.resolve() == "min" else value > best + self.min_delta
+
+
+def logs_of_main(run: Run, logs: Logs) -> Logs:
+    """Return the values as the main process has them, so that all decide alike; all call it."""
+    group = run.strategy.group
+    return logs if group.size == 1 else group.of_main(dict(logs))
+
+
+def lost_in_any(run: Run) -> str | None:
+    """Return the name of a weight by which the net is lost, in one of the processes; all call it."""
+    found = run.strategy.group.everyone(first_lost(run.state.module))
+    return next((name for name in found if name is not None), None)
 
 
 def check_counts(**counts: int) -> None:

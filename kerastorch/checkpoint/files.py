@@ -16,7 +16,9 @@ from kerastorch.errors import CheckpointError
 if os.name != "nt":  # pragma: no branch
     import fcntl
 
+MARKER = "state.pt"  # a directory without it is no checkpoint
 _TEMPORARY = re.compile(r"\..+\.(?P<process>[1-9]\d*)\.tmp")
+_PARTS = re.compile(r"state\.pt|.*\.(distcp|metadata|part|draft)")
 _written: set[Path] = set()  # the temporary files of this process
 _changes = threading.Condition()
 
@@ -34,7 +36,7 @@ def replaced(path: Path, needed: int) -> Iterator[BinaryIO]:
     """
     path = path.absolute()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _claimed(temporary), _explained(path, needed):
+    with _claimed(temporary), explained(path, needed):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_space(path, needed)
@@ -43,11 +45,62 @@ def replaced(path: Path, needed: int) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_directory(path.parent)  # without it, the new name is lost with the power
+            _take_place(temporary, path)
         finally:
             with contextlib.suppress(OSError):  # it took its place, or was never made
                 temporary.unlink()
+
+
+@contextlib.contextmanager
+def replaced_directory(path: Path, needed: int, token: str) -> Iterator[tuple[Path, BinaryIO]]:
+    """Make a directory beside the wanted one, which takes its place when all is on the disk.
+
+    Args:
+        path: The wanted one.
+        needed: How many bytes will be in it.
+        token: What no other directory was called by: nothing that another process left is mistaken for a part of it.
+
+    Yields:
+        The directory; and a file in it, `MARKER`, to write when all else is there.
+
+    Raises:
+        CheckpointError: It cannot be written; what was there is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{token}.{os.getpid()}.tmp")
+    with _claimed(temporary), explained(path, needed):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _check_space(path, needed)
+            temporary.mkdir()
+            with (temporary / MARKER).open("w+b") as file:
+                _lock(file)
+                yield temporary, file
+                file.flush()
+                os.fsync(file.fileno())
+            _sync_directory(temporary)
+            _take_place(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a path is a checkpoint that is a directory, or has parts of one."""
+    return path.is_dir() and any(path.glob("*.distcp"))
+
+
+def there(path: Path) -> Path:
+    """Return where a checkpoint is: a directory that was being replaced when the process was killed waits aside."""
+    return path if path.exists() or not _aside(path).exists() else _aside(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, if it is there; of a directory nothing is left under its name at any moment."""
+    if not is_directory(path):
+        path.unlink(missing_ok=True)
+        return
+    gone = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.rename(gone)
+    shutil.rmtree(gone)
 
 
 def sweep(directory: str | Path) -> list[Path]:
@@ -64,7 +117,7 @@ def sweep(directory: str | Path) -> list[Path]:
     removed = []
     for path in abandoned:
         with contextlib.suppress(OSError):  # another process was faster, or nobody may
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
             removed.append(path)
     return removed
 
@@ -84,7 +137,8 @@ def _claimed(temporary: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, needed: int) -> Iterator[None]:
+def explained(path: Path, needed: int) -> Iterator[None]:
+    """Say what could not be written, and why."""
     try:
         yield
     except CheckpointError:
@@ -128,6 +182,21 @@ def _free(path: Path) -> int | None:
     return usage.free if usage.total else None
 
 
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.before")
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    if is_directory(path) or (temporary.is_dir() and path.is_file()):  # which no system exchanges in one go
+        remove(_aside(path))
+        path.replace(_aside(path))
+        temporary.replace(path)
+        remove(_aside(path))
+    else:
+        temporary.replace(path)
+    _sync_directory(path.parent)  # without it, the new name is lost with the power
+
+
 def _sync_directory(directory: Path) -> None:
     if os.name == "nt":  # pragma: no cover - directories cannot be opened there
         return
@@ -152,7 +221,7 @@ def _lock(file: IO[bytes]) -> bool:
 
 def _is_abandoned(path: Path) -> bool:
     match = _TEMPORARY.fullmatch(path.name)
-    if match is None or path.is_symlink() or not path.is_file():
+    if match is None or path.is_symlink() or not (path.is_file() or _is_ours(path)):
         return False
     process = int(match["process"])
     if process == os.getpid():  # in a container every process may have the number of the one before
@@ -160,10 +229,18 @@ def _is_abandoned(path: Path) -> bool:
     if _is_alive(process):
         return False
     try:
-        with path.open("r+b") as file:  # NFS locks only what may be written
+        with (path / MARKER if path.is_dir() else path).open("r+b") as file:  # NFS locks only what may be written
             return _lock(file)
+    except FileNotFoundError:  # what is left of a directory
+        return True
     except OSError:
         return False
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether there is nothing in a directory but what `replaced_directory` and torch put into it."""
+    names = [file.name for file in directory.iterdir()] if directory.is_dir() else []
+    return bool(names) and all(_PARTS.fullmatch(name) for name in names)
 
 
 def _is_alive(process: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kerastorch.checkpoint import files, sharded
 from kerastorch.checkpoint.reading import read
 from kerastorch.checkpoint.weights import weights_in
 from kerastorch.errors import CheckpointError
@@ -23,10 +24,11 @@ class CheckpointInfo:
     """What a file holds; printed, it is a small table.
 
     Attributes:
-        path: The file.
+        path: The file or directory.
         size: Its bytes.
         damage: What is wrong with it; None for a whole one. Of a damaged file nothing else is known.
-        kind: `"training state"`, `"weights"`, `"safetensors weights"`, or `"unknown"`.
+        kind: `"training state"`, `"weights"`, `"safetensors weights"`, or `"unknown"`; for a directory `"training state
+            in parts"`.
         epoch: Epochs finished, None where the file does not tell.
         batch: Batches finished in the epoch after them.
         step: Optimizer steps.
@@ -85,22 +87,22 @@ def inspect(path: str | Path) -> CheckpointInfo:
         >>> print(kt.checkpoint.inspect("runs/backup-0003-0000000.pt"))
 
     Args:
-        path: A file of kerastorch, of `torch.save`, or of safetensors.
+        path: A file of kerastorch, of `torch.save`, or of safetensors; or a directory that was written under FSDP.
 
     Raises:
         FileNotFoundError: There is none.
     """
-    path = Path(path).expanduser()
+    path = files.there(Path(path).expanduser())
     try:
-        content = read(path, mmap=True)
+        content = sharded.read_tree(path)[0] if path.is_dir() else read(path, mmap=True)
     except CheckpointError as error:
-        return CheckpointInfo(path, path.stat().st_size if path.exists() else 0, damage=_reason(error, path))
+        return CheckpointInfo(path, sharded.size_on_disk(path), damage=_reason(error, path))
     weights = _tensors(weights_in(content))
     progress = content.get("progress")
     is_state = isinstance(progress, Mapping) and "format" in content
     return CheckpointInfo(
         path,
-        path.stat().st_size,
+        sharded.size_on_disk(path),
         kind=_kind(path, weights, is_state=is_state),
         **(_progress(content) if is_state else {}),
         tensors=len(weights),
@@ -120,7 +122,7 @@ def _progress(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kind(path: Path, weights: list[Tensor], *, is_state: bool) -> str:
     if is_state:
-        return "training state"
+        return "training state in parts" if path.is_dir() else "training state"
     if path.suffix == ".safetensors":
         return "safetensors weights"
     return "weights" if weights else "unknown"
@@ -132,7 +134,8 @@ def _tensors(weights: Mapping[str, Any]) -> list[Tensor]:
 
 def _place(tensor: Tensor) -> Any:
     """Return what is equal for tied weights."""
-    return (tensor.data_ptr(), tensor.shape) if tensor.layout is torch.strided and tensor.numel() else id(tensor)
+    has_place = tensor.layout is torch.strided and tensor.numel() and not tensor.is_meta
+    return (tensor.data_ptr(), tensor.shape) if has_place else id(tensor)
 
 
 def _reason(error: CheckpointError, path: Path) -> str:

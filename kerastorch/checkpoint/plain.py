@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import reprlib
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from pathlib import PurePath
@@ -42,7 +43,13 @@ _ADVICE = (
 )
 
 
-def plain(tree: Any, place: str, *, copied: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
+def plain(
+    tree: Any,
+    place: str,
+    *,
+    copied: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    shards: dict[str, Tensor] | None = None,
+) -> Any:
     """Return a tree with containers of its own that `load` can read.
 
     Numbers and arrays of NumPy become those of Python and torch, paths and torch's version texts.
@@ -51,6 +58,8 @@ def plain(tree: Any, place: str, *, copied: Callable[[Tensor], Tensor] = lambda 
         tree: Any containers, numbers, texts and tensors.
         place: The keys that lead to it, for messages: `"callbacks/EarlyStopping"`.
         copied: What to do with each tensor.
+        shards: Where to put tensors that lie in parts on several processes, by the keys that lead to them; an empty one
+            takes the place of each. None to refuse them.
 
     Raises:
         CheckpointError: Something in it could not be loaded again.
@@ -59,16 +68,32 @@ def plain(tree: Any, place: str, *, copied: Callable[[Tensor], Tensor] = lambda 
     if kind in _IMMUTABLE:
         return tree
     if isinstance(tree, Tensor):
+        if shards is not None and is_sharded(tree):
+            return _aside(tree, place, shards)
         return copied(_plain_tensor(tree, place))
     if kind in (dict, OrderedDict, Counter):
         items = {
-            plain(key, f"a key of {place}", copied=copied): plain(value, f"{place}/{key}", copied=copied)
+            plain(key, f"a key of {place}"): plain(value, f"{place}/{key}", copied=copied, shards=shards)
             for key, value in tree.items()
         }
         return items if kind is dict else _alike(tree, items, place, copied)
     if kind in (list, tuple, set):
-        return kind(plain(value, f"{place}/{index}", copied=copied) for index, value in enumerate(tree))
+        parts = (plain(value, f"{place}/{index}", copied=copied, shards=shards) for index, value in enumerate(tree))
+        return kind(parts)
     return copied(_plain_array(tree, place)) if isinstance(tree, np.ndarray) else _plain_value(tree, place)
+
+
+def is_sharded(value: Any) -> bool:
+    """Whether something is a tensor that lies in parts on several processes."""
+    tensors = sys.modules.get("torch.distributed.tensor")  # nobody has one before it is imported, which takes a second
+    return tensors is not None and isinstance(value, tensors.DTensor)
+
+
+def _aside(tensor: Tensor, place: str, shards: dict[str, Tensor]) -> Tensor:
+    if place in shards:
+        raise CheckpointError(f"Two tensors have the keys {place}. Give one of them a name without a slash.")
+    shards[place] = tensor.detach()
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def _alike(tree: Any, items: dict[Any, Any], place: str, copied: Callable[[Tensor], Tensor]) -> Any:

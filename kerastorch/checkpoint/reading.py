@@ -4,30 +4,57 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from kerastorch.checkpoint import seal
+from kerastorch.checkpoint import files, seal
+from kerastorch.checkpoint.plain import plain
+from kerastorch.checkpoint.weights import weights_in
 from kerastorch.checkpoint.writing import FORMAT, own_version
 from kerastorch.errors import CheckpointError, did_you_mean, needs
 
 
-def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a file of `save` or of `torch.save`, without running any code that is in it.
+def load(
+    path: str | Path,
+    map_location: str | torch.device = "cpu",
+    *,
+    mesh: Any = None,
+    only: str = "",
+    is_checked: bool = False,
+) -> dict[str, Any]:
+    """Read a file of `save` or of `torch.save`, or a directory of FSDP, without running any code that is in it.
 
     Args:
-        path: The file.
+        path: The file or directory.
         map_location: Where its tensors go; the CPU by default, wherever they were.
+        mesh: The processes that tensors of a directory are to be spread over; without, each is whole, and
+            `map_location` says where. No process waits for another.
+        only: Of a directory, read those tensors alone whose keys begin so, such as `"model/"`.
+        is_checked: Another process has seen that the directory is whole.
 
     Raises:
         FileNotFoundError: There is none.
         CheckpointError: It is damaged, was written by a newer kerastorch, or holds more than tensors and plain
             containers.
     """
-    return read(path, map_location)
+    path = files.there(Path(path).expanduser())
+    if not path.is_dir():
+        return read(path, map_location)
+    from kerastorch.checkpoint import sharded
+
+    content = sharded.load(path, mesh, only=only, is_checked=is_checked)
+    if mesh is not None or torch.device(map_location).type == "cpu":
+        return content
+    return {key: plain(value, key, copied=lambda tensor: tensor.to(map_location)) for key, value in content.items()}
+
+
+def load_weights(path: str | Path, mesh: Any = None) -> Mapping[str, Tensor]:
+    """Read the weights in a file or a directory, and of a directory nothing else."""
+    return weights_in(load(path, mesh=mesh, only="model/"))
 
 
 def read(path: str | Path, map_location: str | torch.device = "cpu", *, mmap: bool = False) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from kerastorch.checkpoint.plain import is_sharded
 from kerastorch.errors import CheckpointError
 
 _WRAPPERS = ("module.", "_orig_mod.", "net.")  # DataParallel, torch.compile, torchkeras
@@ -64,7 +65,16 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Pa
     problems.append(_listed("of another shape", shapes))
     if any(problems):
         raise CheckpointError(f"{source} does not fit {type(module).__name__}. {' '.join(filter(None, problems))}")
-    module.load_state_dict(weights, strict=strict)
+    module.load_state_dict(placed(weights, own), strict=strict)
+
+
+def placed(weights: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return weights in the parts that those of a net are in, if it lies on several processes; else as they are."""
+    if not any(is_sharded(value) for value in (*weights.values(), *own.values())):
+        return weights
+    from kerastorch.checkpoint.sharded import like
+
+    return {name: like(value, own[name]) if name in own else value for name, value in weights.items()}
 
 
 def _listed(what: str, names: list[str]) -> str:

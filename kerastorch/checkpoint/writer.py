@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from kerastorch.checkpoint.plain import plain
+from kerastorch.checkpoint.sharded import Draft, has_shards
+from kerastorch.checkpoint.together import Group, by_all
 from kerastorch.checkpoint.writing import save
 
 
@@ -35,22 +38,31 @@ class Writer:
     def __repr__(self) -> str:
         return "Writer()"
 
-    def submit(self, content: Mapping[str, Any], path: str | Path, then: Callable[[], object] | None = None) -> None:
+    def submit(
+        self,
+        content: Mapping[str, Any],
+        path: str | Path,
+        then: Callable[[], object] | None = None,
+        *,
+        group: Group | None = None,
+    ) -> None:
         """Copy a training state, and begin to write it; a file that is being written is waited for.
 
         Args:
             content: What `save` takes.
             path: Where to.
             then: What to do when the file is on the disk, in the thread; not done if it could not be written.
+            group: The processes that train together, which all do this. The main one writes what is not in parts; the
+                others do what is to be done then when their own part is written.
 
         Raises:
             CheckpointError: It holds what could not be loaded again, or the file before could not be written.
         """
-        self.wait()
-        copied = self._snapshot.take(content)
+        self.wait() if group is None else by_all(group, self.wait)
         path = Path(path).expanduser().absolute()  # the program may change its directory
+        work = self._prepared(content, path, group)
         # No daemon: the program would end in the middle of the file
-        self._thread = threading.Thread(target=self._write, args=(copied, path, then), name=f"kerastorch writes {path}")
+        self._thread = threading.Thread(target=self._write, args=(work, then), name=f"kerastorch writes {path}")
         self._thread.start()
 
     def wait(self) -> None:
@@ -74,9 +86,23 @@ class Writer:
         if error is not None:
             raise error
 
-    def _write(self, content: dict[str, Any], path: Path, then: Callable[[], object] | None) -> None:
+    def _prepared(self, content: Mapping[str, Any], path: Path, group: Group | None) -> Callable[[], None]:
+        """Copy what is to be written; return what writes it."""
+        shards: dict[str, Tensor] | None = None
+        if group is not None and has_shards(content):
+            shards = {}
+        elif group is not None and not group.is_main:
+            return lambda: None  # the main process writes it
+        copied = self._snapshot.take(content, shards)
+        if shards is None or group is None:
+            return functools.partial(save, copied, path)
+        draft = Draft(copied, shards, path, group)
+        draft.open()
+        return draft.write_apart
+
+    def _write(self, work: Callable[[], None], then: Callable[[], object] | None) -> None:
         try:
-            save(content, path)
+            work()
             if then is not None:
                 then()
         except BaseException as error:  # for the thread that trains
@@ -89,8 +115,13 @@ class _Snapshot:
     def __init__(self) -> None:
         self._buffers: dict[tuple[int, bool], list[Tensor]] = {}
 
-    def take(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a copy that shares nothing with the content, nor with anything but the copy before, which is lost."""
+    def take(self, content: Mapping[str, Any], shards: dict[str, Tensor] | None = None) -> dict[str, Any]:
+        """Return a copy that shares nothing with the content, nor with anything but the copy before, which is lost.
+
+        Args:
+            content: What is copied.
+            shards: Where to put copies of tensors that lie in parts on several processes.
+        """
         unused, used = self._buffers, defaultdict[tuple[int, bool], list[Tensor]](list)
         copies: dict[tuple[torch.device, int, int], Tensor] = {}
         devices = set()
@@ -114,7 +145,9 @@ class _Snapshot:
             return view.set_(memory, tensor.storage_offset(), tensor.shape, tensor.stride())
 
         with torch.no_grad():
-            result = {key: plain(content[key], str(key), copied=copied) for key in content}
+            result = {key: plain(content[key], str(key), copied=copied, shards=shards) for key in content}
+            for name in shards or ():
+                shards[name] = shards[name].to("cpu", copy=True)  # type: ignore[index]
         for device in devices:
             if device.type != "cpu":  # pragma: no cover - tests/gpu
                 torch.accelerator.synchronize(device)  # the copies must be complete before training goes on

@@ -33,7 +33,7 @@ def save(content: Mapping[str, Any], path: str | Path) -> None:
         CheckpointError: There is no space for it, it cannot be written, or it holds what could not be loaded again
             without running code.
     """
-    _write(_versions() | {key: plain(content[key], key) for key in content}, path)
+    _write(versions() | {key: plain(content[key], key) for key in content}, path)
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
@@ -57,9 +57,11 @@ def size_of(content: Any) -> int:
     """Return how many bytes `save` needs for it, a little more rather than less; memory that is shared counts once."""
     storages: dict[tuple[torch.device, int], int] = {}
     others = 0
-    for leaf in _leaves(content):
+    for leaf in leaves(content):
         if not isinstance(leaf, Tensor):
             others += _ENTRY + (len(leaf) if isinstance(leaf, (str, bytes, bytearray)) else 0)
+        elif leaf.is_meta:
+            others += _RECORD
         elif leaf.layout is not torch.strided:
             others += 4 * _RECORD + leaf._nnz() * (leaf.element_size() + 8 * leaf.dim())
         else:
@@ -75,7 +77,8 @@ def own_version() -> str:
     return str(import_module("kerastorch").__version__)
 
 
-def _versions() -> dict[str, Any]:
+def versions() -> dict[str, Any]:
+    """Return what is told of each file."""
     return {
         "format": FORMAT,
         "kerastorch": own_version(),
@@ -86,8 +89,13 @@ def _versions() -> dict[str, Any]:
 
 def _write(content: dict[str, Any], path: str | Path) -> None:
     with replaced(Path(path).expanduser(), size_of(content)) as file:
-        _save_with_sums(content, file)
-        seal.close(file)
+        write_sealed(content, file)
+
+
+def write_sealed(content: dict[str, Any], file: BinaryIO) -> None:
+    """Write plain containers, and vouch for them."""
+    _save_with_sums(content, file)
+    seal.close(file)
 
 
 def _save_with_sums(content: dict[str, Any], file: BinaryIO) -> None:
@@ -102,13 +110,14 @@ def _save_with_sums(content: dict[str, Any], file: BinaryIO) -> None:
             torch.serialization.set_crc32_options(False)
 
 
-def _leaves(tree: Any) -> Iterable[Any]:
+def leaves(tree: Any) -> Iterable[Any]:
+    """Yield all that is no container, and something for each container."""
     if isinstance(tree, dict):
-        yield from _leaves(list(tree))
-        yield from _leaves([*tree.values(), *getattr(tree, "__dict__", {}).values()])
+        yield from leaves(list(tree))
+        yield from leaves([*tree.values(), *getattr(tree, "__dict__", {}).values()])
     elif isinstance(tree, (list, tuple, set)):
         yield None
         for part in tree:
-            yield from _leaves(part)
+            yield from leaves(part)
     else:
         yield tree

@@ -272,15 +272,15 @@ def test_a_name_that_comes_again_is_written_over_not_deleted(tmp_path):
 def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path, monkeypatch):
     import kerastorch.checkpoint
 
-    real, calls = kerastorch.checkpoint.save, []
+    real, calls = kerastorch.checkpoint.save_together, []
 
-    def full_disk(content, path):
+    def full_disk(content, path, group):
         calls.append(path)
         if len(calls) == 2:
             raise kt.errors.CheckpointError("no space")
-        real(content, path)
+        real(content, path, group)
 
-    monkeypatch.setattr(kerastorch.checkpoint, "save", full_disk)
+    monkeypatch.setattr(kerastorch.checkpoint, "save_together", full_disk)
     with pytest.raises(kt.errors.CheckpointError, match="no space"):
         fit(ModelCheckpoint(tmp_path / "{epoch}.pt", keep=1), val_loss=[1.0, 1.0, 1.0])
     assert names(tmp_path) == ["1.pt"]
