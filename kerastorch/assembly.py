@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kerastorch import guard, isolate, step, window
+from kerastorch import guard, isolate, outfit, resolve, several, step, window
 from kerastorch.callbacks import DeviceTransfer
 from kerastorch.data import Batch
 from kerastorch.data.batch import unpack
+from kerastorch.data.share import Share
 from kerastorch.display import Verbose, display
-from kerastorch.errors import BusyError, MismatchError, NotCompiledError
+from kerastorch.errors import BusyError, DistributedError, MismatchError, NotCompiledError
 from kerastorch.feed import Feed, float_dtype
-from kerastorch.hooks import Callback, Hooks, Logs, Stage
+from kerastorch.hooks import Callback, Hooks
 from kerastorch.keeper import OptimizerKeeper
 from kerastorch.losses import ComputedLoss, Objective
 from kerastorch.metrics import MetricSet
@@ -25,6 +26,7 @@ from kerastorch.resolve import Plan, Recipe
 from kerastorch.run import Run
 from kerastorch.state import TrainState
 from kerastorch.strategy import Strategy
+from kerastorch.strategy.choice import chosen
 from kerastorch.wrapper import Wrapper
 
 
@@ -45,7 +47,7 @@ class Session:
         self.running: tuple[Run, Hooks] | None = None
         self._model = model
         self._base = base
-        self._strategy: Strategy = Strategy()
+        self._strategy: Strategy | None = None
         self._state: TrainState | None = None
         self._keeper = OptimizerKeeper(None, model)
         self._fit: Run | None = None
@@ -62,10 +64,33 @@ class Session:
     def compile(self, recipe: Recipe) -> None:
         """Begin with a new optimizer."""
         self._refuse_inside_fit("compile")
-        self._strategy = Strategy(recipe.plan.precision, channels_last=recipe.plan.channels_last)
+        self._strategy = chosen(recipe.strategy, recipe.plan, resolve.device(recipe.device))
         self.recipe = recipe
         self._state = self._compiled = None
         self._keeper = OptimizerKeeper(recipe.optimizer, self._model)
+
+    @property
+    def strategy(self) -> Strategy:
+        """How a step runs; without `compile`, that of a net which is only used."""
+        if self._strategy is None:
+            self._strategy = chosen(None, Plan(), resolve.device("auto"))
+        return self._strategy
+
+    @property
+    def share(self) -> Share:
+        """The part of the data that this process has."""
+        group = self.strategy.group
+        return Share(group.rank, group.size, group.everyone)
+
+    def refuse_several(self, what: str, advice: str) -> None:
+        """See that this process is alone.
+
+        Raises:
+            DistributedError: It is not.
+        """
+        size = self.strategy.group.size
+        if size > 1:
+            raise DistributedError(f"{what} is for one process, and this is one of {size}. {advice}")
 
     def compiled(self, what: str) -> Recipe:
         """Return the recipe.
@@ -130,7 +155,7 @@ class Session:
     @property
     def state(self) -> TrainState:
         """Net, sums and counters; the net is the present one, which may have changed."""
-        module = self._strategy.wrap(self._model.module)
+        module = self.strategy.wrap(self._model.module)
         if self._state is None:
             self._state = TrainState(module, None, self._sums("train"))
         self._state.module = module
@@ -190,27 +215,23 @@ class Session:
             from kerastorch.callbacks import Profiler
 
             own += [] if any(isinstance(callback, Profiler) for callback in own) else [Profiler()]
-        run = Run(self.state, self._strategy, self.loss, val_metrics=self._sums("val"), **parts)
+        run = Run(self.state, self.strategy, self.loss, val_metrics=self._sums("val"), **parts)
         run.train_data, run.val_sets, run.verbose = feed.train, feed.val_sets, bool(verbose)
         run.keeper = self._keeper
-        _split(run, microbatch)
+        outfit.split(run, microbatch)
         run.plan = Plan() if recipe is None else recipe.plan
         if feed.by_class is not None:
             run.train_loss = self._weighted(feed.by_class)
         has_transfer = any(isinstance(callback, DeviceTransfer) for callback in own)
         transfer = [] if has_transfer else [DeviceTransfer("auto" if recipe is None else recipe.device)]
-        weights = [_Thawing(self._keeper)] if trains else self.running[1].of_weights if self.running else []
+        weights = [outfit.Thawing(self._keeper)] if trains else self.running[1].of_weights if self.running else []
         given = [*transfer, *own, *weights, *display(verbose, own)]
-        hooks = Hooks(_of_this_process(given, run), run, self._model)
+        hooks = Hooks(several.of_this_process(given, run), run, self._model)
         self._give_steps(run, hooks)
-        for note in feed.notes if verbose else ():
-            print(note, flush=True)
-        again: AbstractContextManager[None] = nullcontext()
-        if trains and run.plan.recomputed:
-            from kerastorch.recompute import recomputed
-
-            again = recomputed(run.state.module, run.plan.recomputed)
-        with self._running_as(run, hooks, trains=bool(trains)), again, hooks.around():
+        for note in feed.notes:
+            run.say(note)
+        around = outfit.around(run) if trains else nullcontext()
+        with self._running_as(run, hooks, trains=bool(trains)), around, hooks.around():
             yield run, hooks
 
     def on_batch(self, what: str, x: Any, y: Any, weight: Any) -> dict[str, Any]:
@@ -227,12 +248,14 @@ class Session:
             metrics.reset()
             (run.train_step if trains else run.evaluate_step)(batch)
             guard.settle(run)
-            return metrics.result()
+            return metrics.result(run.strategy.group)
 
     @contextmanager
     def _running_as(self, run: Run, hooks: Hooks, *, trains: bool) -> Iterator[None]:
         before, fit = self.running, self._fit
         self.running, self._fit, run.is_live = (run, hooks), run if trains else fit, True
+        if before is None:
+            run.strategy.group.wish, run.strategy.group.is_asked = None, False  # of a run before, that nobody heard
         if trains:
             run.state.extras, run.state.keeps_gradients = hooks.stateful(), run.has_own_step
             run.look_over()
@@ -264,7 +287,9 @@ class Session:
             run.train_step, run.has_own_step = ordinary, True
         if evaluate is not None:
             run.evaluate_step = functools.partial(step.own_evaluate_step, run, step.by_batch(evaluate))
-        if run.plan.jit_compile:
+        if run.plan.jit_compile and run.strategy.group.size > 1:
+            run.say("jit_compile is for one process as yet; the net runs as it is.")
+        elif run.plan.jit_compile:
             from kerastorch import jit  # what it needs of torch takes seconds to import
 
             self._compiled = jit.compile_steps(run, hooks, ordinary, self._compiled)
@@ -272,29 +297,3 @@ class Session:
     def _refuse_inside_fit(self, what: str) -> None:
         if self._fit is not None:
             raise BusyError(f"{what} was called inside fit, and would spoil it. evaluate and predict may be.")
-
-
-class _Thawing(Callback):
-    """Lets what other callbacks unfreeze be trained from the next epoch on."""
-
-    stage: Stage = "weights"  # after the others
-
-    def __init__(self, keeper: OptimizerKeeper) -> None:
-        self._keeper = keeper
-
-    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
-        """Look for it."""
-        self._keeper.thaw(self.run.state)
-
-
-def _split(run: Run, microbatch: int | Literal["auto"] | None) -> None:
-    from kerastorch.memory import Splitter  # here and not above, so that `import kerastorch` is quick
-
-    run.splitter = Splitter(microbatch) if microbatch is not None else None
-    run.val_splitter = Splitter(microbatch or "auto")  # in evaluation mode the numbers are the same
-
-
-def _of_this_process(callbacks: list[Any], run: Run) -> list[Any]:
-    if run.strategy.is_main:
-        return callbacks
-    return [callback for callback in callbacks if getattr(callback, "stage", None) not in ("logger", "display")]

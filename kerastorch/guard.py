@@ -53,7 +53,12 @@ def admits(run: Run, batch: Batch, output: Any, loss: Tensor, terms: Sequence[Te
         look_later(run, batch, "loss", _what_counts(loss, terms))
         return True
     value = loss.item()
-    if math.isfinite(value) or (_counts_nothing(terms) and _is_well(output)):
+    is_fine = batch.is_filler or math.isfinite(value) or (_counts_nothing(terms) and _is_well(output))
+    if run.nan == "skip" and run.strategy.group.any(not is_fine) and is_fine:  # the batch of another process
+        run.statistics.restore()
+        run.left_out.append((run.state.epoch, batch.index))
+        return False
+    if is_fine:
         return True
     run.statistics.restore()
     lost = None if run.nan == "warn" else first_lost(run.state.module)  # nothing was kept for a warning

@@ -88,12 +88,14 @@ class Callback:
 
     Attributes:
         stage: When among others it is called; set it in the class.
+        everywhere: Whether each of several processes calls it; by default all but loggers and displays.
         run: The parts of this run: `run.state.optimizer`, `run.stop(reason)`, `run.log(values)`.
         model: The `kerastorch.Model`.
         params: `{"epochs": ..., "steps": ..., "verbose": ...}`, for callbacks that were written for Keras.
     """
 
     stage: Stage = "ordinary"
+    everywhere: bool | None = None
     run: Run
     model: nn.Module
     params: dict[str, Any] = _Params()  # type: ignore[assignment]

@@ -46,19 +46,18 @@ def fit(run: Run, hooks: Hooks) -> History:
         resume.finish(run, hooks)
         for epoch in run.epochs_left():
             train_epoch(run, hooks, epoch)
-            if run.interrupted:
+            if run.interrupted or not state.batch:  # or it was stopped before the first batch
                 break
-            logs: dict[str, Any] = state.metrics.result(
-                run.strategy.total, run.strategy.gather
-            )  # the only sync of the epoch
-            state.note_speed()
+            logs: dict[str, Any] = state.metrics.result(run.strategy.group)  # the only sync of the epoch
+            state.note_speed(run.strategy.group)
             if run.validates(epoch):
                 logs |= {f"val_{name}": value for name, value in test_epochs(run, hooks).items()}
             if run.interrupted:
                 break
-            logs |= state.figures()
+            logs |= run.strategy.group.of_main(state.figures())
             state.finish_epoch(logs)
             hooks.emit("on_epoch_end", epoch, logs)
+            run.hear()
             if run.stop_reason:
                 break
         if run.interrupted:
@@ -74,19 +73,18 @@ def train_epoch(run: Run, hooks: Hooks, epoch: int) -> None:
     if state.batch == 0:
         state.begin_epoch()
         hooks.emit("on_epoch_begin", epoch, {})
+    run.hear()
     batches = iter(()) if run.stop_reason else data.batches(epoch, start=state.batch)
     for batch in prepared(run, hooks, batches):
         hooks.emit("on_train_batch_begin", batch.index, {})
         run.train_step(batch)
         state.batch = batch.index + 1
         hooks.emit("on_train_batch_end", batch.index, state.metrics)  # reading it is a sync, passing it is none
-        if run.stop_reason and not state.pending:
-            run.current = None  # what fails from here on is no batch's affair
-            break
     if state.pending:
         run.finish_window()
+    run.strategy.settle(state.module)
     guard.settle(run)
-    if state.batch == 0 and not run.interrupted:
+    if state.batch == 0 and not run.stop_reason:
         run.run_dry(data)
 
 
@@ -116,12 +114,10 @@ def test_epoch(run: Run, hooks: Hooks, data: DataSource) -> dict[str, Any]:
             hooks.emit("on_test_batch_begin", batch.index, {})
             run.evaluate_step(batch)
             hooks.emit("on_test_batch_end", batch.index, metrics)
-            if run.interrupted:
-                run.current = None
-                break
-        if not metrics and not run.interrupted:
+        run.hear()
+        if not run.strategy.group.of_main(bool(metrics)) and not run.interrupted:
             run.run_dry(data)
-        logs = metrics.result(run.strategy.total, run.strategy.gather)
+        logs = metrics.result(run.strategy.group)
         hooks.emit("on_test_end", logs)
     return logs
 
@@ -135,19 +131,17 @@ def predict(run: Run, hooks: Hooks) -> Any:
         hooks.emit("on_predict_begin", {})
         for batch in prepared(run, hooks, data.batches(0)):
             hooks.emit("on_predict_batch_begin", batch.index, {})
-            outputs.add(run.predict_step(batch))
+            outputs.add(run.predict_step(batch), is_filler=batch.is_filler)
             hooks.emit("on_predict_batch_end", batch.index, {})
-            if run.interrupted:
-                run.current = None
-                break
-        if not outputs:
+        run.hear()
+        if not run.strategy.group.of_main(bool(outputs)):
             run.run_dry(data)
         hooks.emit("on_predict_end", {})
-        return outputs.result()
+        return outputs.result(run.strategy.group.everyone if run.strategy.group.size > 1 else None)
 
 
 def prepared(run: Run, hooks: Hooks, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Hand batches through `prepare_batch`, one ahead of use where the run says so.
+    """Hand batches through `prepare_batch`, one ahead of use where the run says so, until the run is to end.
 
     Not ahead on the CPU: reading the next batch there draws random numbers that the present step has yet to draw.
     """
@@ -159,7 +153,9 @@ def prepared(run: Run, hooks: Hooks, batches: Iterator[Batch]) -> Iterator[Batch
         if ready is not None:
             run.current = ready
             yield ready
-            run.current = None
+            run.current = None  # what fails from here on is no batch's affair
+            if run.ends(ready):
+                return
     if waiting is not None:
         run.current = waiting
         yield waiting
@@ -187,4 +183,7 @@ def explained(run: Run, hooks: Hooks) -> Iterator[None]:
         if hint is not None:
             add_note(error, hint)
         hooks.emit_exception(error)
+        told = run.strategy.group.told(error)
+        if told is not error:
+            raise told from error
         raise

@@ -79,6 +79,7 @@ def find_lr(
 
     session: Session = model._session
     session.compiled("find_lr")
+    session.refuse_several("find_lr", "Find the rate in one process, without a launcher.")
     _check(min_lr, max_lr, steps)
     if is_one_shot(dl_train):
         raise DataError(
@@ -141,7 +142,7 @@ class _Sweep(Callback):
             raise MismatchError("find_lr needs the loss: your own train_step must return {'loss': ...}.")
         loss = logs["loss"]
         if not math.isfinite(loss):
-            if not _adds_nothing(self.run.state.metrics):
+            if not self.run.state.metrics.is_finite:  # else nothing counts in this batch
                 self.run.interrupt("a loss that is no number")
             return
         self.tried.append(self.rates[batch])
@@ -158,18 +159,6 @@ class _Sweep(Callback):
         best = min(self._levels)
         scale = best if best > 0 else max(-best, self._levels[0] - best)  # a loss may be negative
         return level > best + (_TOO_HIGH - 1) * scale
-
-
-def _adds_nothing(metrics: MetricSet) -> bool:
-    """Whether a mean is no number because nothing counts: the sums that it is made of are finite."""
-    sums: list[float] = []
-
-    def note(numbers: list[float]) -> list[float]:
-        sums.extend(numbers)
-        return numbers
-
-    metrics.result(note)
-    return all(map(math.isfinite, sums))
 
 
 @contextmanager

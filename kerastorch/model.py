@@ -41,11 +41,9 @@ class Model(Wrapper):
         history: What happened in the last `fit`, also after an error or Ctrl-C.
     """
 
-    history: History
-
     def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__(net)
-        self.history = History()
+        self.history: History = History()
         self._session = assembly.Session(self, Model)
 
     def compile(
@@ -63,6 +61,7 @@ class Model(Wrapper):
         channels_last: bool = False,
         gradient_checkpointing: str | Sequence[str] | None = None,
         jit_compile: JitCompile = False,
+        strategy: Any = None,
         loss_func: Any = None,
         metrics_dict: Mapping[str, Any] | None = None,
     ) -> None:
@@ -85,6 +84,7 @@ class Model(Wrapper):
             channels_last: Keep images pixel by pixel in memory, which convolutions are faster with.
             gradient_checkpointing: Modules, such as `"blocks.*"`, that are computed again in the backward pass.
             jit_compile: Compile the whole step into one graph; or the `"net"` alone. See docs/speed.md.
+            strategy: How processes that torchrun started train: `"ddp"`, `"fsdp"`, `kt.DDP(...)`, `kt.FSDP(...)`.
             loss_func: `loss` in the spelling of torchkeras.
             metrics_dict: `metrics` in the spelling of torchkeras.
 
@@ -94,9 +94,9 @@ class Model(Wrapper):
         """
         loss = resolve.either("loss", loss, "loss_func", loss_func)
         metrics = resolve.either("metrics", metrics, "metrics_dict", metrics_dict)
-        more = gradient_checkpointing, jit_compile
-        plan = resolve.Plan(accumulate, clip_norm, clip_value, precision, channels_last, *more)
-        self._session.compile(resolve.recipe(loss, optimizer, metrics, device, loss_weights=loss_weights, plan=plan))
+        how = accumulate, clip_norm, clip_value, precision, channels_last, gradient_checkpointing, jit_compile
+        parts: dict[str, Any] = {"loss_weights": loss_weights, "plan": resolve.Plan(*how), "strategy_spec": strategy}
+        self._session.compile(resolve.recipe(loss, optimizer, metrics, device, **parts))
 
     def fit(
         self,
@@ -124,6 +124,7 @@ class Model(Wrapper):
         heal_workers: int = 2,
         nan: NanPolicy = "raise",
         microbatch: int | Literal["auto"] | None = None,
+        global_batch_size: int | None = None,
     ) -> History:
         """Train. A second call trains on, from the weights and the state of the optimizer that are there.
 
@@ -144,8 +145,8 @@ class Model(Wrapper):
             steps_per_epoch: Batches per epoch; the next goes on where one ended. For data without end.
             validation_steps: Batches per validation; always the first ones, but a generator goes on.
             validation_freq: Validate after every so many epochs.
-            batch_size: For a Dataset and tensors, as are the next three; 32 by default. `"auto"` is the largest that
-                fits into the memory of an accelerator, found by a trial.
+            batch_size: For a Dataset and tensors, as are the next three; 32 by default, for each process. `"auto"` is
+                the largest that fits into the memory of an accelerator, found by a trial.
             shuffle: Whether each epoch has an order of its own; True by default.
             drop_last: Whether to leave out a last batch that is not full.
             seed: What order, split and the random numbers of each batch follow, also of a DataLoader, with any number
@@ -161,6 +162,7 @@ class Model(Wrapper):
                 `"skip"` the batch, for which each step waits for the device; or `"warn"`.
             microbatch: Split batches into parts of at most so many samples, or `"auto"`: where memory does not suffice.
                 Loss, metrics and gradients stay those of whole batches; BatchNorm and Dropout see one part at a time.
+            global_batch_size: In place of `batch_size`: samples per step of all processes together.
 
         Returns:
             Loss, metrics, `lr`, `seconds` and `samples_per_second` of each epoch.
@@ -172,7 +174,7 @@ class Model(Wrapper):
             NonFiniteError: A loss is NaN or infinite.
         """
         sizes = steps_per_epoch, validation_steps, validation_split, stratify, class_weight, heal_workers, num_workers
-        options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes)
+        options = feed.Options(batch_size, shuffle, drop_last, seed, *sizes, global_batch_size)
         parts: dict[str, Any] = {"epochs": epochs, "validation_freq": validation_freq, "log_step_freq": log_step_freq}
         parts |= {"initial_epoch": initial_epoch, "path": resume, "profile": profile, "microbatch": microbatch}
         return training.fit(self, (dl_train, dl_val), options, callbacks, verbose, nan=nan, **parts)
@@ -196,7 +198,7 @@ class Model(Wrapper):
             steps: Batches to use; all by default.
         """
         self._session.compiled("evaluate")
-        data = feed.for_evaluation(self.module, dl_val, batch_size=batch_size, steps=steps)
+        data = feed.for_evaluation(self.module, dl_val, batch_size=batch_size, steps=steps, share=self._session.share)
         with self._session.begin(callbacks, verbose, data) as (run, hooks):
             return loop.evaluate(run, hooks)
 
@@ -223,7 +225,7 @@ class Model(Wrapper):
         Returns:
             Tensors `(N, ...)`, nested as the net nests its output.
         """
-        data = feed.for_prediction(self.module, dl, batch_size=batch_size, steps=steps)
+        data = feed.for_prediction(self.module, dl, batch_size=batch_size, steps=steps, share=self._session.share)
         with self._session.begin(callbacks, verbose, data) as (run, hooks):
             outputs = loop.predict(run, hooks)
         return map_leaves(feed.to_numpy, outputs) if as_numpy else outputs
@@ -243,7 +245,7 @@ class Model(Wrapper):
         """
         run, hooks = self._session.present("train_step")
         run.state.optimizer = self.optimizer
-        step.train_step(run, hooks, batch)
+        step.ordinary_train_step(run, hooks, batch)
         return None
 
     def evaluate_step(self, batch: Batch) -> Mapping[str, Any] | None:

@@ -130,12 +130,11 @@ class Casting:
         """Return outputs for the user, under mixed precision in float32: NumPy, for one, has no bfloat16."""
         return map_leaves(_widened, output) if self.casts else output
 
-    def backward(self, loss: Tensor) -> None:
-        """Compute gradients, or add to them; with a scaler they are too large until `unscale`."""
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return what to differentiate: with a scaler, gradients are too large until `unscale`."""
         if self._stand_in is not None:  # an error came before the last step
             self._stand_in, self._scaler = None, _scaler(cast(torch.device, self._device), self._scaling_now())
-        loss = loss if self._scaler is None else self._scaler.scale(loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        return loss if self._scaler is None else self._scaler.scale(loss)
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Divide complete gradients by the scale, once before each step; without a wait for the device."""

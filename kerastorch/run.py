@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from kerastorch.data import Batch, DataSource, NoData
 from kerastorch.errors import DataError
@@ -21,54 +20,15 @@ from kerastorch.health import LateLosses, NanPolicy, Statistics
 from kerastorch.losses import Objective
 from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Plan
+from kerastorch.roles import Averaging, Keeper, Resumed, Splits, Wish
 from kerastorch.state import TrainState
 from kerastorch.strategy import Strategy
+
+_PATIENCE = 16  # batches until several processes ask each other, where no gradients go between them
 
 
 def _unset(*batch: Batch) -> Any:
     raise RuntimeError("this run has no such step")
-
-
-class Keeper(Protocol):
-    """What knows the optimizer of a model."""
-
-    def optimizer(self, state: TrainState) -> Optimizer:
-        """Return the optimizer; it is built here if it is not there."""
-
-    def take_in_unfrozen(self, state: TrainState) -> None:
-        """Let it train what is no longer frozen."""
-
-    def look_over(self, state: TrainState, loss: Objective | None) -> None:
-        """Take note of all that the model has by now beside its net and its optimizer."""
-
-
-class Splits(Protocol):
-    """What works a batch off in parts where memory does not suffice."""
-
-    def learn(self, run: Run, batch: Batch, work: Callable[[Batch, Any], Callable[[], None] | None]) -> Any:
-        """Make the gradients of a batch; return what notes its loss and metrics, None where it is to make no step."""
-
-    def each(self, run: Run, batch: Batch, work: Callable[[Batch], Any]) -> Iterator[Any]:
-        """Yield what `work` gives for each part."""
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """Where a run goes on that was killed or stopped.
-
-    Attributes:
-        epoch: Epochs finished.
-        batch: Batches finished in the epoch after these.
-        step: Optimizer steps since `compile`.
-        source: The file.
-        content: What is in it; empty once all is put back.
-    """
-
-    epoch: int
-    batch: int
-    step: int
-    source: str
-    content: Mapping[str, Any]
 
 
 @dataclass
@@ -122,6 +82,7 @@ class Run:
         late: Losses that an accelerator has not handed over yet.
         splitter: Works batches off in parts; None where each is trained on as a whole.
         val_splitter: The same for evaluation and prediction.
+        averaging: What makes the mean of gradients in a step of the user's own, where there are several processes.
     """
 
     state: TrainState
@@ -171,21 +132,55 @@ class Run:
     late: LateLosses = field(default_factory=LateLosses)
     splitter: Splits | None = None
     val_splitter: Splits | None = None
+    averaging: Averaging | None = None
 
     def stop(self, reason: str) -> None:
         """End training after this batch; validation and the end of the epoch still come."""
-        self.stop_reason = self.stop_reason or reason
-        self.decision = self.decision or reason
+        self._wish(Wish(reason))
 
     def interrupt(self, reason: str) -> None:
         """End training after this batch, whatever it is a part of."""
-        self.stop_reason = self.stop_reason or reason
-        self.interrupted = True
+        self._wish(Wish(reason, interrupts=True))
 
     def preempt(self, number: int) -> None:
         """End training after this batch: a signal asks for it."""
-        self.signal = number
-        self.interrupt("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self._wish(Wish(name, interrupts=True, signal=number))
+
+    def _wish(self, wish: Wish) -> None:
+        group = self.strategy.group
+        if group.size == 1:
+            self._grant(wish)
+        elif group.wish is None or (wish.interrupts and not group.wish.interrupts):
+            group.wish = wish  # all processes have to end at the same batch
+
+    def _grant(self, wish: Wish) -> None:
+        self.stop_reason = self.stop_reason or wish.reason
+        self.interrupted = self.interrupted or wish.interrupts
+        self.signal = self.signal or wish.signal
+        if not wish.interrupts:
+            self.decision = self.decision or wish.reason
+
+    def hear(self, asked: bool | None = None) -> None:
+        """Let all processes know what one of them wishes; all call it at the same place.
+
+        Args:
+            asked: Whether one of them does; they are asked if it is not known.
+        """
+        group = self.strategy.group
+        if group.size == 1 or not (group.any(group.wish is not None) if asked is None else asked):
+            return
+        for wish in filter(None, group.everyone(group.wish)):
+            self._grant(wish)
+        group.wish, group.is_asked = None, False
+
+    def ends(self, batch: Batch) -> bool:
+        """Whether no batch comes after this one."""
+        group = self.strategy.group
+        if group.size > 1:
+            knows = self.phase == "train" and not self.has_own_step
+            self.hear(group.is_asked if knows else None if batch.index % _PATIENCE == _PATIENCE - 1 else False)
+        return self.interrupted if self.phase != "train" else self.stop_reason is not None and not self.state.pending
 
     def say(self, text: str) -> None:
         """Print a line, unless nothing is to be shown."""
@@ -289,4 +284,4 @@ class Run:
             rest = "it" if self.val_sets else "validation"
             warnings.warn(f"{data.name} has no more batches; training goes on without {rest}.", stacklevel=2)
         else:
-            self.interrupt(f"the end of {data.name}")
+            self._grant(Wish(f"the end of {data.name}", interrupts=True))  # all processes find the same

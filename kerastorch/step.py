@@ -24,6 +24,7 @@ from kerastorch.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from kerastorch.memory import Whole
+    from kerastorch.memory.whole import WholeOfAll
 
 OwnStep = Callable[[Batch], Any]
 
@@ -36,8 +37,12 @@ def train_step(run: Run, hooks: Hooks, batch: Batch) -> None:
     guard.prepare(run)
     if not state.pending:
         clear_gradients(optimizer)
+    run.strategy.synchronise(last=window.is_last(run, batch))
     splitter = run.splitter
-    note = learn(run, batch) if splitter is None else splitter.learn(run, batch, functools.partial(learn, run))
+    if splitter is None:
+        note = learn(run, batch, window.whole(run, batch))
+    else:
+        note = splitter.learn(run, batch, functools.partial(learn, run))
     if note is None:
         window.leave_out(run, batch)
         return
@@ -47,7 +52,16 @@ def train_step(run: Run, hooks: Hooks, batch: Batch) -> None:
         window.step(run, hooks)
 
 
-def learn(run: Run, batch: Batch, whole: Whole | None = None) -> Callable[[], None] | None:
+def ordinary_train_step(run: Run, hooks: Hooks, batch: Batch) -> None:
+    """Do `train_step` inside a step of the user's own."""
+    if run.averaging is None:
+        train_step(run, hooks, batch)
+        return
+    with run.averaging.ordinary():
+        train_step(run, hooks, batch)
+
+
+def learn(run: Run, batch: Batch, whole: Whole | WholeOfAll | None = None) -> Callable[[], None] | None:
     """Forward, loss, backward; return what notes loss and metrics, None where the batch is to make no step.
 
     Args:
@@ -62,9 +76,11 @@ def learn(run: Run, batch: Batch, whole: Whole | None = None) -> Callable[[], No
         return None
     seen = detached(output)
     if whole is None:
-        window.add_gradients(run, loss, terms[0][2], batch)
+        window.add_gradients(run, loss, 0.0 if batch.is_filler else terms[0][2], batch)
     else:
         window.add_gradients(run, loss, whole.weight, whole.batch)
+    if batch.is_filler:
+        return lambda: None
     return lambda: run.state.metrics.update(terms, seen, batch, prediction(run, seen, batch))
 
 
@@ -80,6 +96,10 @@ def clear_gradients(optimizer: Optimizer) -> None:
 
 def evaluate_step(run: Run, batch: Batch) -> None:
     """Forward and loss; gradients are off. In parts where memory does not suffice."""
+    if batch.is_filler:
+        if run.strategy.evaluates_together:
+            judge(run, batch)
+        return
     splitter, work = run.val_splitter, functools.partial(judge, run)
     for part, output, terms in (work(batch),) if splitter is None else splitter.each(run, batch, work):
         run.val_metrics.update(terms, output, part, prediction(run, output, part))
@@ -87,13 +107,15 @@ def evaluate_step(run: Run, batch: Batch) -> None:
 
 def judge(run: Run, batch: Batch) -> tuple[Batch, Any, Sequence[Term]]:
     """Forward and loss."""
-    with run.strategy.autocast():
+    with run.strategy.held(), run.strategy.autocast():
         output = forward(run, batch)
         return batch, output, loss_of(run, output, batch, "test")[1]
 
 
 def predict_step(run: Run, batch: Batch) -> Any:
     """Forward; return the output on the CPU. In parts where memory does not suffice."""
+    if batch.is_filler and not run.strategy.evaluates_together:
+        return None
     splitter, work = run.val_splitter, functools.partial(answer, run)
     return work(batch) if splitter is None else concatenate(list(splitter.each(run, batch, work)))
 
@@ -115,12 +137,15 @@ def forward(run: Run, batch: Batch, *, labels: bool | None = None) -> Any:
     """
     if run.call is None:
         labels = isinstance(run.loss, OutputLoss) if labels is None else labels
-        net = run.state.module if run.net is None else run.net  # which may have a len(), and be false
-        run.call = bind(net, batch.x, labels=labels)
+        module, net = run.state.module, run.net  # which may have a len(), and be false
+        if net is None:
+            is_parallel = run.phase == "train" and run.averaging is None
+            net = run.strategy.net(module) if is_parallel else module
+        run.call = bind(net, batch.x, labels=labels, like=module)
     return run.call(run.strategy.inputs(batch.x))
 
 
-def bind(module: nn.Module, x: Any, *, labels: bool = False) -> Callable[[Any], Any]:
+def bind(module: nn.Module, x: Any, *, labels: bool = False, like: nn.Module | None = None) -> Callable[[Any], Any]:
     """Decide how inputs like `x` go into `forward`.
 
     A tuple spreads over the positional parameters, a dict over the parameters of its names. Where `forward` has no such
@@ -130,10 +155,11 @@ def bind(module: nn.Module, x: Any, *, labels: bool = False) -> Callable[[Any], 
         module: The net.
         x: The inputs.
         labels: Whether the entry `"labels"` of a dict goes in too; it always does where `forward` cannot do without.
+        like: The net whose `forward` tells, where `module` only hands its inputs on to it.
     """
     if not isinstance(x, Mapping) and (hasattr(x, "to") or not isinstance(x, (tuple, list))):
         return module
-    parameters = list(inspect.signature(_receiver(module).forward).parameters.values())
+    parameters = list(inspect.signature(_receiver(module if like is None else like).forward).parameters.values())
     kinds = {parameter.kind for parameter in parameters}
     if isinstance(x, Mapping):
         labels = labels or any(parameter.name == "labels" and parameter.default is _EMPTY for parameter in parameters)
@@ -163,7 +189,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def loss_of(
-    run: Run, output: Any, batch: Batch, phase: str, whole: Whole | None = None
+    run: Run, output: Any, batch: Batch, phase: str, whole: Whole | WholeOfAll | None = None
 ) -> tuple[Tensor, Sequence[Term]]:
     """Return what to differentiate, and its terms in the mean of the epoch; the first batch is checked."""
     objective = run.loss if phase == "test" or run.train_loss is None else run.train_loss
@@ -191,12 +217,15 @@ def own_train_step(run: Run, own: OwnStep, batch: Batch) -> None:
     before, left_out = run.state.step, len(run.left_out)
     metrics = run.state.metrics
     samples = metrics.samples
+    if run.averaging is not None:
+        run.averaging.begin(batch)
     values = own(batch)
     if len(run.left_out) > left_out:
         return  # by the ordinary step that it calls
-    if isinstance(values, Mapping) and not guard.admits_own(run, batch, values):
-        return
-    _note(values, metrics, batch, samples)
+    if not batch.is_filler:
+        if isinstance(values, Mapping) and not guard.admits_own(run, batch, values):
+            return
+        _note(values, metrics, batch, samples)
     if run.state.step == before and not run.state.pending:
         run.state.step += 1
         _warn_of_plan(run)
@@ -204,8 +233,13 @@ def own_train_step(run: Run, own: OwnStep, batch: Batch) -> None:
 
 def own_evaluate_step(run: Run, own: OwnStep, batch: Batch) -> None:
     """Evaluate by a step of the user's own."""
+    if batch.is_filler and not run.strategy.evaluates_together:
+        return
     samples = run.val_metrics.samples
-    _note(own(batch), run.val_metrics, batch, samples)
+    with run.strategy.held():
+        values = own(batch)
+    if not batch.is_filler:
+        _note(values, run.val_metrics, batch, samples)
 
 
 def by_batch(step: Callable[..., Any]) -> OwnStep:

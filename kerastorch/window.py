@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from kerastorch import shards
 from kerastorch.data import Batch
 from kerastorch.hooks import Hooks
 from kerastorch.losses import Weight
 from kerastorch.run import Run
+
+if TYPE_CHECKING:
+    from kerastorch.memory.whole import WholeOfAll
 
 
 def add_gradients(run: Run, loss: Tensor, weight: Weight, batch: Batch) -> None:
     """Add the gradients of a batch to those that wait.
 
     A batch counts as its loss counts in the mean of an epoch: by its samples, or by its labels that are not ignored. So
-    the sum, divided in `step` by all that came in, is the gradient of one large batch. Where several losses count
-    different things, that is so for the first of them.
+    the sum, divided in `step` by all that came in, is the gradient of one large batch, also over several processes.
+    Where several losses count different things, that is so for the first of them.
 
     Args:
         run: The run.
@@ -26,14 +31,27 @@ def add_gradients(run: Run, loss: Tensor, weight: Weight, batch: Batch) -> None:
         weight: What the batch counts; None for a loss that is a sum, which is not divided.
         batch: The whole batch.
     """
-    if run.plan.accumulate == 1 or weight is None:
+    is_alone = run.strategy.group.size == 1
+    if weight is None or (is_alone and run.plan.accumulate == 1):
         run.strategy.backward(loss)
         return
-    if run.window is None:
-        run.window = Window(weight)
+    if run.window is None:  # the shares of several processes are multiples of one number
+        run.window = Window(weight if is_alone else float(run.train_data.batch_size or 1))
     share = run.window.share(weight, batch)
     if share is not None:
-        run.strategy.backward(loss * share)
+        run.strategy.backward(loss * share, share)
+    elif not is_alone:
+        run.strategy.backward(loss * 0.0, 0.0)  # the others wait for its gradients
+
+
+def whole(run: Run, batch: Batch) -> WholeOfAll | None:
+    """Return what several losses divide by, where several processes each have a part of the batch."""
+    objective = run.loss if run.train_loss is None else run.train_loss
+    if run.strategy.group.size == 1 or objective is None or objective.factors is None:
+        return None
+    from kerastorch.memory.whole import WholeOfAll
+
+    return WholeOfAll(batch, run.strategy.group)
 
 
 def leave_out(run: Run, batch: Batch) -> None:
@@ -48,13 +66,23 @@ def is_full(run: Run, batch: Batch) -> bool:
     return run.state.pending >= run.plan.accumulate or (steps is not None and batch.index + 1 >= steps)
 
 
+def is_last(run: Run, batch: Batch) -> bool:
+    """Whether the gradients must be complete after the batch that is about to be worked on, as far as one can know."""
+    steps = run.train_data.steps
+    return steps is None or run.state.pending + 1 >= run.plan.accumulate or batch.index + 1 >= steps
+
+
 def step(run: Run, hooks: Hooks) -> None:
     """Make a step of the optimizer with the gradients that wait."""
     state, optimizer, plan = run.state, run.state.optimizer, run.plan
     assert optimizer is not None
     run.strategy.unscale(optimizer)
-    if run.window is not None:
-        run.window.average(_gradients(optimizer))
+    divisor = run.strategy.whole(None if run.window is None else run.window.total)
+    if isinstance(divisor, Tensor) or divisor not in (None, 0, 1):
+        torch._foreach_div_(list(map(shards.local, _gradients(optimizer))), divisor)
+    elif divisor == 0 and plan.accumulate > 1:
+        for parameter in _parameters(optimizer):
+            parameter.grad = None  # where nothing counts one process makes none, and several have made zeros
     hooks.emit("on_optimizer_step_begin", state.step)
     if plan.clip_norm is not None or plan.clip_value is not None:
         run.strategy.clip(_gradients(optimizer), plan.clip_norm, plan.clip_value)
@@ -73,11 +101,14 @@ class Window:
     Args:
         first: What the first one counts; the others count as multiples of it, which keeps half precision in its range,
             and a window of a single batch exact.
+
+    Attributes:
+        total: What came in.
     """
 
     def __init__(self, first: float | Tensor) -> None:
         self._first = first
-        self._total: Any = 0.0
+        self.total: Any = 0.0
         self._last: tuple[Batch, Any] | None = None
 
     def share(self, weight: float | Tensor, batch: Batch) -> float | Tensor | None:
@@ -96,21 +127,19 @@ class Window:
         if not isinstance(self._first, Tensor) or self._first.is_cpu:
             self._first = float(self._first) or float(weight)  # there is nothing to wait for
         share = weight / self._first
-        self._total = self._total + share
+        self.total = self.total + share
         self._last = batch, share
         return share
 
     def leave_out(self, batch: Batch) -> None:
         """Do not count a batch."""
         if self._last is not None and self._last[0] is batch:
-            self._total, self._last = self._total - self._last[1], None
+            self.total, self._last = self.total - self._last[1], None
 
-    def average(self, gradients: list[Tensor]) -> None:
-        """Divide the gradients by what came in."""
-        if isinstance(self._total, Tensor) or self._total not in (0, 1):
-            torch._foreach_div_(gradients, self._total)
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    held = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
-    return [gradient for gradient in held if gradient is not None]
+    return [parameter.grad for parameter in _parameters(optimizer) if parameter.grad is not None]

@@ -41,7 +41,7 @@ def trained(net, casting, optimizer, *, window=1, count=6, ruined=(), unscales=T
     for index, (x, y) in enumerate(batches(count)):
         with casting.autocast():
             loss = nn.functional.cross_entropy(net(casting.inputs(x)), y)
-        casting.backward(loss * torch.inf if index in ruined else loss)
+        casting.scaled(loss * torch.inf if index in ruined else loss).backward()
         if (index + 1) % window:
             continue
         if unscales:
@@ -200,7 +200,7 @@ def test_gradients_are_what_they_are_between_unscale_and_step():
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     x, y = next(batches())
     with casting.autocast():
-        casting.backward(nn.functional.cross_entropy(net(x), y))
+        casting.scaled(nn.functional.cross_entropy(net(x), y)).backward()
     assert net[4].bias.grad.abs().max() > 100
     casting.unscale(optimizer)
     nn.functional.cross_entropy(other(x), y).backward()
@@ -228,7 +228,7 @@ def test_a_step_that_fails_leaves_nothing_behind():
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     trained(net, casting, optimizer, ruined=[0])
     x, y = next(batches())
-    casting.backward(nn.functional.cross_entropy(net(x), y))
+    casting.scaled(nn.functional.cross_entropy(net(x), y)).backward()
     casting.unscale(optimizer)  # and here a callback raises
     optimizer.zero_grad()
     other, its = copy.deepcopy(net), copy.deepcopy(casting)

@@ -83,7 +83,8 @@ class DeviceTransfer(Callback):
         aside = device.type == "cuda" and self.non_blocking
         self._stream = torch.cuda.Stream(device) if aside else None  # type: ignore[no-untyped-call]
         self._idle = device.type == "cpu" and not torch.accelerator.is_available()  # everything is there already
-        run.state.module.to(device)
+        if not run.strategy.places:
+            run.state.module.to(device)
         run.strategy.begin(run.state.module, device)
         for loss in (run.loss, run.train_loss):
             if loss is not None:

@@ -122,7 +122,7 @@ class ReduceLROnPlateau(Callback):
         set_rates(optimizer, after)
         self._lowered = rates_of(optimizer)
         self.wait, self.cooling = 0, self.cooldown
-        if self.verbose:
+        if self.verbose and self.run.strategy.is_main:
             print(f"Epoch {epoch + 1}: the learning rate is lowered to {format_number(after[0])}.", flush=True)
 
     def _warn_of_another(self) -> None:

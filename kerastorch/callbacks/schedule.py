@@ -120,7 +120,7 @@ class LearningRateScheduler(Callback):
             present = (next(filter(None, rates), 0.0),) if self._kind == "of epoch and rate" else ()
             rate = _checked(cast(Callable[..., Any], self.schedule)(epoch, *present), epoch)
             set_rates(optimizer, [rate * ratio for ratio in self.ratios])
-        if self.verbose:
+        if self.verbose and self.run.strategy.is_main:
             optimizer = optimizer_of(self) if self.scheduler is None else self.scheduler.optimizer
             print(f"Epoch {epoch + 1}: the learning rate is {format_number(rates_of(optimizer)[0])}.", flush=True)
 

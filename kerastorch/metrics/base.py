@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,21 @@ from kerastorch.tree import describe
 On = Literal["both", "train", "val"]
 Value = float | Tensor | Mapping[str, float | Tensor]
 Gather = Callable[[Tensor], list[Tensor]]
+
+
+class Group(Protocol):
+    """Processes that sum up together."""
+
+    size: int
+
+    def total(self, sums: list[float]) -> list[float]:
+        """Add up numbers over all processes."""
+
+    def gather(self, rows: Tensor) -> list[Tensor]:
+        """Return the tensors of all processes."""
+
+    def of_main(self, value: Any) -> Any:
+        """Return the value that the main process has."""
 
 
 class Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from kerastorch.data.batch import Batch
 from kerastorch.errors import MismatchError
-from kerastorch.metrics.base import Gather, Metric, Sum, Value, as_value, one_number, ratio
+from kerastorch.metrics.base import Gather, Group, Metric, Sum, Value, as_value, one_number, ratio
 from kerastorch.metrics.sums import (
     Number,
     Weight,
+    blank,
     given_back,
     grown,
     kept,
@@ -145,18 +147,17 @@ class MetricSet(Mapping[str, float]):
         self.samples = state["samples"]
         self._recorded = set(state["recorded"])
         known = self.noted | self._recorded
-        for name in state["sums"].keys() & known:
+        for name in filter(known.__contains__, state["sums"]):
             self._sums[name] = [taken_up(part, device) for part in state["sums"][name]]
         for name, own in state["metrics"].items():
             if name in self.metrics:
                 self.metrics[name].load_state_dict(own)
 
-    def result(self, total: Total | None = None, gather: Gather | None = None) -> dict[str, float | Tensor]:
+    def result(self, group: Group | None = None) -> dict[str, float | Tensor]:
         """Return all values; the only wait for the device.
 
         Args:
-            total: Adds up sums over the processes.
-            gather: Returns a tensor of every process, whose sizes of dimension 0 may differ; None for one process.
+            group: The processes that sum up together.
 
         Returns:
             A float for each value that is one number, a tensor on the CPU for others. Several values of one metric,
@@ -166,6 +167,10 @@ class MetricSet(Mapping[str, float]):
             MismatchError: Two values have one name, or a metric cannot be read.
         """
         found: dict[str, float | Tensor] = {}
+        total, gather = None, None
+        if group is not None and group.size > 1:
+            self._join(group)
+            total, gather = group.total, group.gather
         for name, value in self._read(self._sums, total, gather).items():
             for key, part in value.items() if isinstance(value, Mapping) else ((name, value),):
                 if key in found or (key != name and key in self.noted):
@@ -175,6 +180,18 @@ class MetricSet(Mapping[str, float]):
                     )
                 found[key] = part
         return found
+
+    def _join(self, group: Group) -> None:
+        """Have the sums that the main process has, in its order; a process without a batch has none of its own."""
+        none_yet = {name: [blank(part) for part in parts] for name, parts in self._sums.items()}
+        blanks, recorded = group.of_main((none_yet, self._recorded))
+        self._sums = {name: self._sums.get(name, parts) for name, parts in blanks.items()}
+        self._recorded |= recorded
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all sums are finite numbers; it waits for the device."""
+        return all(map(math.isfinite, read_numbers([part for parts in self._sums.values() for part in parts])))
 
     def _add_loss(self, name: str, loss: Number, weight: Number | None) -> None:
         if weight is None:

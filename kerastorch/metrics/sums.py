@@ -39,6 +39,13 @@ def taken_up(part: Any, device: torch.device | None) -> Sum:
     return cast(Sum, part.to(device, copy=True) if isinstance(part, Tensor) else part)
 
 
+def blank(part: Sum) -> Sum:
+    """Return a sum of the same form over nothing, on the CPU."""
+    if isinstance(part, Rows):
+        return Rows(part.joined()[:0].cpu())
+    return torch.zeros_like(part, device="cpu") if isinstance(part, Tensor) else 0.0
+
+
 def read_numbers(parts: list[Sum]) -> list[float]:
     """Return the numbers of all parts in one list; rows are left out."""
     held = [part for part in parts if isinstance(part, Tensor)]

@@ -135,4 +135,12 @@ def _computed(metric: Any, gather: Gather | None, name: str) -> Any:
 
 
 def _gathers(gather: Gather | None) -> Any:
-    return None if gather is None else lambda tensor, group=None: gather(tensor)
+    if gather is None:
+        return None
+
+    def gathered(tensor: Tensor, group: Any = None) -> list[Tensor]:
+        parts = gather(tensor)
+        # A process without a batch has an empty list, of the wrong dtype
+        return [part for part in parts if part.numel()] or parts
+
+    return gathered

@@ -30,6 +30,7 @@ class Recipe:
         metrics: Names and metrics, in order.
         device: `"auto"`, or the device to train on.
         plan: How a step is made.
+        strategy: How several processes train together.
     """
 
     loss: Objective
@@ -37,6 +38,7 @@ class Recipe:
     metrics: Mapping[str, Metric]
     device: str | torch.device
     plan: Plan = field(default_factory=Plan)
+    strategy: Any = None
 
 
 def recipe(
@@ -47,6 +49,7 @@ def recipe(
     *,
     loss_weights: Any = None,
     plan: Plan | None = None,
+    strategy_spec: Any = None,
 ) -> Recipe:
     """Return the arguments of `compile`, resolved.
 
@@ -56,7 +59,8 @@ def recipe(
     """
     objective, place = loss(loss_spec, loss_weights), device_spec or "auto"
     device(place)
-    return Recipe(objective, optimizer(optimizer_spec), metrics(metrics_spec, objective), place, plan or Plan())
+    built, measured = optimizer(optimizer_spec), metrics(metrics_spec, objective)
+    return Recipe(objective, built, measured, place, plan or Plan(), strategy_spec)
 
 
 def either(name: str, value: Any, other: str, other_value: Any) -> Any:

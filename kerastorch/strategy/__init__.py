@@ -1,5 +1,6 @@
-"""How a step runs: here in one process, on one device."""
+"""How a step runs: in one process, or in several that train together."""
 
 from kerastorch.strategy.base import Strategy
+from kerastorch.strategy.group import Group
 
-__all__ = ["Strategy"]
+__all__ = ["Group", "Strategy"]

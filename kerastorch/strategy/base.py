@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kerastorch import layout
+from kerastorch.strategy.group import Group
 
 if TYPE_CHECKING:
     from kerastorch.precision import Casting
@@ -23,21 +24,26 @@ class Strategy:
     """The verbs that differ between one device and many; here for one. It knows no epochs and no logs.
 
     Attributes:
-        is_main: Whether this is the process that shows and logs.
-        gather: Returns the tensors `(N_i, ...)` of all processes, in the order of their ranks; None for one process.
+        group: The processes that train together.
+        synchronises: Whether BatchNorm waits for other processes, in a net that is trained.
+        places: Whether `wrap` puts the net where it belongs.
+        evaluates_together: Whether a forward waits for those of the others, also in evaluation.
 
     Args:
         precision: What is computed in, see `Casting`.
         channels_last: Whether images lie pixel by pixel in memory.
+        group: The processes that train together; this one alone by default.
 
     Raises:
         ValueError: The precision is unknown.
     """
 
-    is_main: bool = True
-    gather: Callable[[Tensor], list[Tensor]] | None = None
+    evaluates_together: bool = False
+    places: bool = False
+    synchronises: bool = False
 
-    def __init__(self, precision: Any = "32-true", *, channels_last: bool = False) -> None:
+    def __init__(self, precision: Any = "32-true", *, channels_last: bool = False, group: Group | None = None) -> None:
+        self.group = group or Group()
         self._casting: Casting | None = None
         if precision != "32-true":
             from kerastorch.precision import Casting  # which most do without
@@ -54,9 +60,34 @@ class Strategy:
             "_aligned": None,
         }  # they belong to the optimizer, and a copy has its own
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that shows and logs."""
+        return self.group.is_main
+
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module to call instead; its parameters may be others, so optimizers are built afterwards."""
+        """Return the module to train; its parameters may be others than before, so optimizers are built afterwards."""
         return module
+
+    def held(self) -> AbstractContextManager[Any]:
+        """Return the context in which a net is evaluated, and its loss: parameters are what they are in training."""
+        return _PLAIN
+
+    def net(self, module: nn.Module) -> nn.Module:
+        """Return what is called in its place in training; asked for at the first batch of an epoch."""
+        return module
+
+    def around(self, module: nn.Module, counts: Callable[[], bool]) -> AbstractContextManager[Any]:
+        """Return the context in which a net is trained.
+
+        Args:
+            module: The net.
+            counts: Whether the batch that is worked on counts, or only keeps step.
+        """
+        return _PLAIN
+
+    def synchronise(self, *, last: bool) -> None:
+        """Get ready for a batch, the last one whose gradients make the step, or not."""
 
     def begin(self, module: nn.Module, device: torch.device) -> None:
         """Get net and device ready for the precision and the layout in memory; the net is on the device.
@@ -85,12 +116,22 @@ class Strategy:
         output = output if self._casting is None else self._casting.outputs(output)
         return layout.contiguous(output) if self._channels_last else output
 
-    def backward(self, loss: Tensor) -> None:
-        """Compute the gradients of the loss of this process's share of a batch."""
-        if self._casting is None:
-            loss.backward()  # type: ignore[no-untyped-call]
-        else:
-            self._casting.backward(loss)
+    def backward(self, loss: Tensor, share: float | Tensor | None = None) -> None:
+        """Compute the gradients of a loss, or add to them.
+
+        Args:
+            loss: That of a batch, multiplied by its share.
+            share: How much the batch counts; None where gradients are not divided by it, but added up.
+        """
+        self.scaled(loss).backward()  # type: ignore[no-untyped-call]
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return a loss by the size that half precision needs."""
+        return loss if self._casting is None else self._casting.scaled(loss)
+
+    def whole(self, total: float | Tensor | None) -> float | Tensor | None:
+        """Return what gradients are to be divided by, given the shares of this process; None for nothing."""
+        return total
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Bring gradients that wait for the optimizer to their own size."""
@@ -121,11 +162,10 @@ class Strategy:
             return self._casting.note()
         return None
 
-    def total(self, sums: list[float]) -> list[float]:
-        """Add up sums over all processes."""
-        return sums
-
     def parts(self) -> dict[str, Any]:
         """Return what has a state of its own, by name: the scaler, where there is one."""
         casting = self._casting
         return {} if casting is None or casting.precision != "16-mixed" else {"precision": casting}
+
+    def settle(self, module: nn.Module) -> None:
+        """Let all processes have the same buffers, behind the batches of an epoch."""

@@ -201,7 +201,7 @@ def test_what_is_logged_after_the_end_reaches_nobody():
 
 
 def test_other_processes_than_the_main_one_write_nothing(monkeypatch):
-    monkeypatch.setattr("kerastorch.strategy.Strategy.is_main", False, raising=False)
+    monkeypatch.setattr("kerastorch.strategy.Strategy.is_main", False)
     recorder = Recorder()
     fit(recorder)
     assert recorder.events == []

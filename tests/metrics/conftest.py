@@ -1,6 +1,7 @@
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,8 +26,12 @@ class Processes:
 
     def result(self, place, metrics):
         return metrics.result(
-            total=lambda numbers: [sum(parts) for parts in zip(*self.exchange(place, numbers), strict=True)],
-            gather=lambda tensor: self.exchange(place, tensor),
+            SimpleNamespace(
+                size=len(self.told),
+                total=lambda numbers: [sum(parts) for parts in zip(*self.exchange(place, numbers), strict=True)],
+                gather=lambda tensor: self.exchange(place, tensor),
+                of_main=lambda value: self.exchange(place, value)[0],
+            )
         )
 
 
@@ -47,7 +52,6 @@ def over_epoch_(metric, output, target, *, sizes=(1000,), weight=None, shares=1,
     sets = [MetricSet({"value": metric.twin()}) for _ in range(shares)]
     for index, (part, batch) in enumerate(batches(output, target, weight, sizes)):
         sets[index % shares].update([("loss", torch.tensor(0.0), batch.size)], part, batch)
-    sets = [metrics for metrics in sets if metrics]
     processes = Processes(len(sets))
     with ThreadPoolExecutor(len(sets)) as pool:
         results = list(pool.map(processes.result, range(len(sets)), sets))

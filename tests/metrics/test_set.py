@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,11 @@ class Largest(Metric):
 class Samples(Metric):
     def measure(self, output, target, weight, size):
         return (size,)
+
+
+def group(total, gather=None):
+    """Two processes, of which this is the main one."""
+    return SimpleNamespace(size=2, total=total, gather=gather, of_main=lambda value: value)
 
 
 @pytest.fixture(autouse=True, scope="module", params=["on the CPU", "as on an accelerator"])
@@ -233,7 +239,7 @@ def test_sums_are_added_up_over_processes_before_they_are_divided():
         asked.append(sums)
         return [number + 10 for number in sums]
 
-    assert metrics.result(total) == {"loss": 18 / 14, "largest": 12 / 11 + 13, "accuracy": 11 / 12}
+    assert metrics.result(group(total)) == {"loss": 18 / 14, "largest": 12 / 11 + 13, "accuracy": 11 / 12}
     assert asked == [[8.0, 4.0, 2.0, 3.0, 1.0, 1.0, 2.0]]
     assert all(type(number) is float for number in asked[0])
     assert metrics["loss"] == 2.0  # the running values are those of this process
@@ -258,7 +264,7 @@ def test_sums_of_any_shape_are_added_up_in_one_list():
     metrics = MetricSet({"given": Given(torch.tensor([[1.0, 2.0]]), 3), "mae": MeanAbsoluteError()})
     update(metrics)
     asked = []
-    read = metrics.result(lambda sums: asked.append(sums) or [2 * number for number in sums])
+    read = metrics.result(group(lambda sums: asked.append(sums) or [2 * number for number in sums]))
     assert asked == [[1.0, 1.0, 1.0, 2.0, 3.0, 2.0, 2.0]]
     assert torch.equal(read["given"], torch.tensor([[2.0, 4.0]]).double())
     assert metrics.metrics["given"].read[-1][1] == 6.0
@@ -281,7 +287,7 @@ def test_rows_are_kept_and_read_in_their_order():
     assert torch.equal(read, torch.cat([torch.ones(2, 3), torch.full((4, 3), 2.0)]))
     assert metrics.metrics["rows"].read[-1][1] == 3.0
     asked = []
-    read = metrics.result(lambda sums: sums, lambda tensor: asked.append(tensor) or [tensor, tensor[:1]])["rows"]
+    read = metrics.result(group(list, lambda tensor: asked.append(tensor) or [tensor, tensor[:1]]))["rows"]
     assert (len(asked), asked[0].shape, read.shape) == (1, (6, 3), (7, 3))
     metrics.reset()
     assert metrics.result() == {}
@@ -369,7 +375,7 @@ def test_several_losses_are_summed_up_with_their_factors():
     assert metrics.result() == values
     assert dict(metrics) == values
     assert list(metrics) == list(metrics.result()) == list(values)
-    assert metrics.result(lambda sums: [number + 1 for number in sums])["loss"] == 0.5 * 10 / 4 + 2 * 13 / 4
+    assert metrics.result(group(lambda sums: [number + 1 for number in sums]))["loss"] == 0.5 * 10 / 4 + 2 * 13 / 4
 
 
 def test_losses_of_several_kinds_make_one():

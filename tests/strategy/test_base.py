@@ -18,4 +18,4 @@ def test_one_process_does_what_a_loop_written_by_hand_does():
 
 def test_one_process_has_the_whole_sum():
     sums = [1.0, 2.5]
-    assert Strategy().total(sums) == [1.0, 2.5]
+    assert Strategy().group.total(sums) == [1.0, 2.5]
