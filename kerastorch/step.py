@@ -75,10 +75,12 @@ def learn(run: Run, batch: Batch, whole: Whole | WholeOfAll | None = None) -> Ca
     if not guard.admits(run, batch, output, loss, terms):
         return None
     seen = detached(output)
-    if whole is None:
-        window.add_gradients(run, loss, 0.0 if batch.is_filler else terms[0][2], batch)
-    else:
+    if whole is not None:
         window.add_gradients(run, loss, whole.weight, whole.batch)
+    elif batch.is_filler:
+        window.add_nothing(run, loss, terms[0][2], batch)
+    else:
+        window.add_gradients(run, loss, terms[0][2], batch)
     if batch.is_filler:
         return lambda: None
     return lambda: run.state.metrics.update(terms, seen, batch, prediction(run, seen, batch))

@@ -44,6 +44,11 @@ def add_gradients(run: Run, loss: Tensor, weight: Weight, batch: Batch) -> None:
         run.strategy.backward(loss * 0.0, 0.0)  # the others wait for its gradients
 
 
+def add_nothing(run: Run, loss: Tensor, weight: Weight, batch: Batch) -> None:
+    """Keep step with processes that have a batch where this one has none."""
+    add_gradients(run, loss * 0.0, None if weight is None else 0.0, batch)
+
+
 def whole(run: Run, batch: Batch) -> WholeOfAll | None:
     """Return what several losses divide by, where several processes each have a part of the batch."""
     objective = run.loss if run.train_loss is None else run.train_loss

@@ -182,6 +182,17 @@ def test_several_losses_have_shares_of_their_own(strategy):
     agree(two_losses, strategy)
 
 
+def summed(size, strategy):
+    loss = nn.CrossEntropyLoss(reduction="sum")
+    small = lambda parameters: torch.optim.SGD(parameters, lr=0.001)  # noqa: E731
+    return fit(kt.Model(net()), size, strategy, loss, optimizer=small, compiled={"accumulate": 2})
+
+
+@pytest.mark.parametrize("strategy", BOTH)
+def test_a_sum_over_batches_has_nothing_of_those_that_fill(strategy):
+    agree(summed, strategy)
+
+
 def nothing_counts(size, strategy):
     x, y = data()
     y = y.clone()
