@@ -4,12 +4,15 @@ import contextlib
 import io
 import multiprocessing
 import os
+import sys
 import traceback
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+ROOT = Path(__file__).parents[2]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
@@ -56,7 +59,10 @@ def with_output(size, work, *args, timeout=120, env=None):
         **(env or {}),
     }
     queue = _CONTEXT.Queue()
-    processes = [_CONTEXT.Process(target=_run, args=(rank, environment, work, args, queue)) for rank in range(size)]
+    measured = _measured()
+    processes = [
+        _CONTEXT.Process(target=_run, args=(rank, environment, measured, work, args, queue)) for rank in range(size)
+    ]
     for process in processes:
         process.start()
     found = {}
@@ -78,7 +84,36 @@ def with_output(size, work, *args, timeout=120, env=None):
     return [(found[rank][0], found[rank][2]) for rank in range(size)]
 
 
-def _run(rank, environment, work, args, queue):
+def _measured():
+    """The configuration by which coverage is measured, if it is."""
+    coverage = sys.modules.get("coverage")
+    measuring = None if coverage is None else coverage.Coverage.current()
+    return None if measuring is None else (measuring.get_option("run:data_file"), str(ROOT / "pyproject.toml"))
+
+
+@contextlib.contextmanager
+def _coverage(measured):
+    if measured is None:
+        yield
+        return
+    import coverage
+
+    data, configuration = measured
+    measuring = coverage.Coverage(data_file=str(ROOT / data), data_suffix=True, config_file=configuration)
+    measuring.start()
+    try:
+        yield
+    finally:
+        measuring.stop()
+        measuring.save()
+
+
+def _run(rank, environment, measured, work, args, queue):
+    with _coverage(measured):
+        _work(rank, environment, work, args, queue)
+
+
+def _work(rank, environment, work, args, queue):
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     result = error = None
