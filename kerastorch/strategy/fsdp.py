@@ -177,10 +177,10 @@ class Fsdp(Strategy):
         if self._mesh is None:
             self._mesh = init_device_mesh(self._device.type, (self.group.size,), mesh_dim_names=("data",))
         param = torch.bfloat16 if self._precision == "bf16-mixed" else None
-        return {
+        # What is left for the root is used last in forward and first in backward, so torch keeps it if nothing is said
+        given = {} if is_root else {"reshard_after_forward": self._options.reshard_after_forward}
+        return given | {
             "mesh": self._mesh,
-            # What is left for the root is used last in forward and first in backward, so torch's None keeps it
-            "reshard_after_forward": None if is_root else self._options.reshard_after_forward,
             "mp_policy": self._policy(param),
             "offload_policy": CPUOffloadPolicy() if self._options.offload else OffloadPolicy(),
         }
