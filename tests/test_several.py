@@ -9,10 +9,10 @@ from torch.nn import functional
 
 import kerastorch as kt
 from kerastorch import shards
-from tests.distributed.together import together, with_output
+from tests.distributed.together import needs_fsdp, together, with_output
 
 COUNT = 53  # in steps of 16, the last has 5: one process has none of them
-BOTH = ["ddp", "fsdp"]
+BOTH = ["ddp", pytest.param("fsdp", marks=needs_fsdp)]
 
 
 def rank():

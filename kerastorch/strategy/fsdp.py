@@ -51,6 +51,10 @@ class Fsdp(Strategy):
     ) -> None:
         super().__init__(precision, channels_last=channels_last, group=group)
         _refuse(options, device, precision, channels_last)
+        if self.group.size > 1 and device.type == "cpu" and torch.__version__.startswith("2.6."):
+            raise ValueError(
+                f"FSDP of torch {torch.__version__} needs an accelerator. Type pip install -U torch, or strategy='ddp'."
+            )
         self._options = options
         self._precision = precision
         self._device = device

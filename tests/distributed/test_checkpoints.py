@@ -22,8 +22,9 @@ from kerastorch.checkpoint import together as agreed
 from kerastorch.errors import CheckpointError
 from kerastorch.strategy.group import Group
 from kerastorch.strategy.processes import join
-from tests.distributed.together import together
+from tests.distributed.together import needs_fsdp, together
 
+pytestmark = needs_fsdp
 SHARED = {"note": "of all", "numbers": [1, 2.5, None], "path": Path("runs")}
 
 

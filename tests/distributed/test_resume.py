@@ -6,7 +6,7 @@ from torch import nn
 
 import kerastorch as kt
 from kerastorch import shards
-from tests.distributed.together import together
+from tests.distributed.together import needs_fsdp, together
 
 
 class Stops(kt.Callback):
@@ -55,7 +55,7 @@ def _train(directory, strategy, more):
 @pytest.mark.filterwarnings("ignore:.*processes was")
 @pytest.mark.parametrize("averages", [False, True])
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=needs_fsdp)])
 def test_a_stopped_training_goes_on_in_another_number_of_processes(strategy, before, after, averages, tmp_path):
     several(before, tmp_path / "b", strategy, stops=True, callbacks=averages)
     weights, history = several(after, tmp_path / "b", strategy, callbacks=averages)

@@ -9,9 +9,11 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 
+needs_fsdp = pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="FSDP of torch 2.6 needs an accelerator")
 ROOT = Path(__file__).parents[2]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(

@@ -17,9 +17,10 @@ from kerastorch.strategy.group import Group
 from kerastorch.strategy.options import FSDP
 from kerastorch.strategy.processes import join
 from kerastorch.summary import summary
-from tests.distributed.together import together
+from tests.distributed.together import needs_fsdp, together
 
 CPU = torch.device("cpu")
+pytestmark = needs_fsdp
 
 
 class Net(nn.Module):
