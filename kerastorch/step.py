@@ -221,6 +221,7 @@ def own_train_step(run: Run, own: OwnStep, batch: Batch) -> None:
     samples = metrics.samples
     if run.averaging is not None:
         run.averaging.begin(batch)
+    batch.x = run.strategy.inputs(batch.x)
     values = own(batch)
     if len(run.left_out) > left_out:
         return  # by the ordinary step that it calls
@@ -238,6 +239,7 @@ def own_evaluate_step(run: Run, own: OwnStep, batch: Batch) -> None:
     if batch.is_filler and not run.strategy.evaluates_together:
         return
     samples = run.val_metrics.samples
+    batch.x = run.strategy.inputs(batch.x)
     with run.strategy.held():
         values = own(batch)
     if not batch.is_filler:
@@ -274,12 +276,13 @@ def _note(values: Any, metrics: MetricSet, batch: Batch, before: int) -> None:
 def _warn_of_plan(run: Run) -> None:
     plan = run.plan
     given = {"microbatch": run.splitter, "clip_norm": plan.clip_norm, "clip_value": plan.clip_value}
-    given["accumulate"] = plan.accumulate > 1 or None
+    given |= {"accumulate": plan.accumulate > 1 or None, "precision": plan.precision.endswith("-mixed") or None}
     ignored = next((name for name, value in given.items() if value is not None), None)
     if ignored is not None and not run.warned:
         run.warned = True
         warnings.warn(
-            f"{ignored} is not used: train_step is your own. Call super().train_step(batch), or do it there.",
+            f"{ignored} is not used: train_step is your own. Call super().train_step(batch), or do it there"
+            f"{', by torch.autocast' if ignored == 'precision' else ''}.",
             stacklevel=2,
         )
 

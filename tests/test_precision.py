@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import kerastorch as kt
 from kerastorch import precision
 from kerastorch.errors import NonFiniteError
 from kerastorch.precision import Casting, check
@@ -405,3 +406,28 @@ def test_a_scaler_moves_to_another_device_with_its_scale(monkeypatch):
     trained(net, casting, torch.optim.SGD(net.parameters(), lr=0.1), ruined=[0])
     casting.begin(torch.device("cpu", 0))
     assert casting.scale == 32768.0
+
+
+class OwnStep(kt.Model):
+    def train_step(self, batch):
+        output = self(batch.x)
+        loss = self.loss_func(output.float(), batch.y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss, "is_half": float(output.dtype == torch.bfloat16)}
+
+
+def test_a_step_of_ones_own_is_told_that_it_must_cast_itself():
+    model = OwnStep(nn.Linear(4, 3))
+    model.compile("cross_entropy", "adam", precision="bf16-mixed")
+    with pytest.warns(UserWarning, match=r"precision is not used: train_step is your own.*by torch\.autocast\."):
+        history = model.fit(1, (torch.randn(8, 4), torch.arange(8) % 3), verbose=0)
+    assert history["is_half"] == [0.0]
+
+
+def test_a_step_of_ones_own_gets_what_a_net_of_bfloat16_takes():
+    model = OwnStep(nn.Linear(4, 3))
+    model.compile("cross_entropy", "adam", precision="bf16-true")
+    data = torch.randn(8, 4), torch.arange(8) % 3
+    assert model.fit(1, data, data, verbose=0)["is_half"] == [1.0]

@@ -9,6 +9,7 @@ from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.metrics import MetricSet
 from kerastorch.resolve import Plan
 from kerastorch.step import bind, by_batch, clear_gradients, detached, loss_of, own_train_step, train_step
+from kerastorch.strategy import Strategy
 from kerastorch.wrapper import Wrapper
 
 
@@ -91,12 +92,19 @@ def test_own_steps_are_called_by_batch_or_by_features_and_labels():
 
 def test_an_own_step_that_called_the_ordinary_one_is_not_counted_twice():
     state = SimpleNamespace(step=0, pending=0, metrics=MetricSet({}))
-    run = SimpleNamespace(state=state, nan="off", left_out=[], plan=Plan(), splitter=None, averaging=None)
+    run = SimpleNamespace(
+        state=state, nan="off", left_out=[], plan=Plan(), splitter=None, averaging=None, strategy=Strategy()
+    )
     batch = Batch(0, 1, 2, size=4)
     own_train_step(run, lambda it: {"loss": 3.0}, batch)
     assert state.step == 1
     assert dict(state.metrics) == {"loss": 3.0}
     assert state.metrics.samples == 4
+
+
+def plain_run():
+    state = SimpleNamespace(step=0, metrics=MetricSet({}))
+    return SimpleNamespace(state=state, nan="off", left_out=[], averaging=None, strategy=Strategy())
 
 
 def ordinary(run):
@@ -108,7 +116,7 @@ def ordinary(run):
 
 
 def test_an_own_step_may_add_values_to_those_of_the_ordinary_one():
-    run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})), nan="off", left_out=[], averaging=None)
+    run = plain_run()
     batch = Batch(0, 1, 2, size=4)
     step = ordinary(run)
     own_train_step(run, step, batch)
@@ -122,7 +130,7 @@ def test_an_own_step_may_add_values_to_those_of_the_ordinary_one():
 
 @pytest.mark.parametrize("value", [None, {}, 3])
 def test_an_own_step_that_notes_nothing_is_an_error(value):
-    run = SimpleNamespace(state=SimpleNamespace(step=0, metrics=MetricSet({})), nan="off", left_out=[], averaging=None)
+    run = plain_run()
     with pytest.raises(MismatchError, match=r"must return a dict of values, such as {'loss': loss}; got"):
         own_train_step(run, lambda it: value, Batch(0, 1, 2, size=4))
 
