@@ -305,3 +305,22 @@ def test_the_main_process_alone_prints():
     assert {"everywhere", "in main"} <= set(said.splitlines())
     assert "Total params" in said
     assert "jit_compile is for one process as yet; the net runs as it is." in said
+
+
+class OwnValue(kt.Callback):
+    """A value that each process finds for itself: better in every epoch, or never."""
+
+    def on_epoch_end(self, epoch, logs):
+        logs["own"] = -epoch if rank() else epoch
+
+
+def lowers(size, strategy):
+    model = kt.Model(net())
+    plateau = kt.callbacks.ReduceLROnPlateau("own", mode="min", patience=1)
+    fit(model, size, strategy, callbacks=[OwnValue(), plateau])
+    return model.optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("strategy", BOTH)
+def test_a_learning_rate_is_lowered_in_all_or_none(strategy):
+    assert together(2, lowers, 2, strategy) == [pytest.approx(0.01)] * 2

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from kerastorch.callbacks.monitor import Mode, Monitor, check_counts
+from kerastorch.callbacks.monitor import Mode, Monitor, check_counts, logs_of_main
 from kerastorch.callbacks.rates import optimizer_of, rates_of, set_rates
 from kerastorch.history import format_number
 from kerastorch.hooks import Callback, Logs, Stage
@@ -92,10 +92,11 @@ class ReduceLROnPlateau(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Compare, and lower the learning rate if patience is at its end."""
         self._lowered = []
-        if self.monitor.read(logs, self.run, epoch) is None:
+        values = logs_of_main(self.run, logs)
+        if self.monitor.read(values, self.run, epoch) is None:
             return
         self.cooling = max(self.cooling - 1, 0)
-        if self.monitor.improves(logs) or self.cooling:
+        if self.monitor.improves(values) or self.cooling:
             self.wait = 0
             return
         self.wait += 1
