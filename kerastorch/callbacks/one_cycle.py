@@ -234,7 +234,10 @@ class WarmupCosine(StepPlan):
     def _build(self, optimizer: Optimizer, steps: int) -> LRScheduler:
         rising = self.warmup if isinstance(self.warmup, int) else int(self.warmup * steps)
         if rising >= steps:
-            raise ValueError(f"warmup={self.warmup} steps are not fewer than the {steps} steps of this fit.")
+            raise ValueError(
+                f"warmup={self.warmup} steps are not fewer than the {steps} steps of this fit. Type fewer, or a share "
+                "of them, such as warmup=0.1."
+            )
         floors = [min(1.0, self.min_lr / peak) if peak else 1.0 for peak in rates_of(optimizer)]
         return LambdaLR(optimizer, [functools.partial(_warmup_cosine, rising, steps, floor) for floor in floors])
 

@@ -106,7 +106,7 @@ def _explained(path: Path) -> Iterator[None]:
                 "net saved by torch.save(net, ...), save net.state_dict() instead."
             ) from error
         verdict = "could not be loaded" if seal.is_sealed(path) else "is damaged or no checkpoint"
-        if isinstance(error, pickle.UnpicklingError):  # whose text begins with the advice to run what is in it
+        if isinstance(error, (pickle.UnpicklingError, LookupError)):  # which advises to run it, or says nothing
             text = "its content is not what torch.save writes"
         raise CheckpointError(
             f"{path} {verdict} ({path.stat().st_size:,} bytes): {text.strip().rstrip('.') or type(error).__name__}."

@@ -56,7 +56,8 @@ def enough_data(source: DataSource, epochs: int) -> None:
         DataError: A generator, or another iterator that has an end.
     """
     if source.one_shot and epochs > 1:
+        steps = "validation_steps" if source.name.startswith("dl_val") else "steps_per_epoch"
         raise DataError(
             f"{source.name} is a generator or iterator, which can be read once, but {epochs} epochs were asked for. "
-            "Pass a list or a DataLoader, or say steps_per_epoch=."
+            f"Pass a list or a DataLoader, or say {steps}=."
         )

@@ -45,9 +45,15 @@ def _compare(loss: Loss, output: Any, batch: Batch) -> None:
         return
     target = batch.y
     if output.ndim and target.ndim and len(output) != len(target):
-        raise MismatchError(f"The net gave {len(output)} outputs for {len(target)} targets: {_both(output, target)}.")
+        raise MismatchError(
+            f"The net gave {len(output)} outputs for {len(target)} targets: {_both(output, target)}. Dimension 0 of "
+            "both is the samples; to flatten the others in forward, type x.flatten(1)."
+        )
     if output.device != target.device:
-        raise MismatchError(f"Output and target are on different devices: {_both(output, target)}.")
+        raise MismatchError(
+            f"Output and target are on different devices: {_both(output, target)}. The model moves the net and all "
+            "batches: take away what moves them by hand, such as .cuda() or .to(...)."
+        )
     if loss.by_label:
         _labels(loss, output, target)
     elif loss.by_element:

@@ -152,7 +152,10 @@ def _target(sample: Any, name: str) -> Any:
 def _only(target: Any, name: str) -> Tensor:
     if isinstance(target, Tensor):
         return target
-    raise DataError(f"Labels are one tensor or array; the targets of {name} are {describe(target)}.")
+    raise DataError(
+        f"Labels are one tensor or array; the targets of {name} are {describe(target)}. Say what is wanted by hand: "
+        "stratify=labels, or class_weight={0: 1, 1: 5}."
+    )
 
 
 def _integers(target: Tensor, name: str) -> Tensor:

@@ -95,7 +95,10 @@ class Epoch(Metric):
         """
         given, truth, weight = sums
         if len(weight) not in (0, len(truth)):
-            raise MismatchError(f"The metric {self.name!r} got sample weights with some batches, and none with others.")
+            raise MismatchError(
+                f"The metric {self.name!r} got sample weights with some batches, and none with others. Give all "
+                "batches weights, ones where nothing else is known, or none."
+            )
         if self.outputs != "raw":
             given, truth, weight = self._readied(given, truth, weight)
         if not len(truth):

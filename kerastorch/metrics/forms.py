@@ -35,7 +35,10 @@ def form(output: Any, target: Any, labels: bool | None, what: str) -> tuple[Tens
             return output, target, False
         if output.shape == target.shape and output.ndim > 1:
             return output, (target.byte() if target.dtype == torch.bool else target).argmax(1), True
-    raise MismatchError(f"{what} cannot compare output {describe(output)} with target {describe(target)}.")
+    raise MismatchError(
+        f"{what} cannot compare output {describe(output)} with target {describe(target)}. It takes labels (N, ...) for "
+        "scores (N, C, ...), or two tensors of one shape."
+    )
 
 
 def counted(target: Tensor, ignore_index: int) -> Tensor:
@@ -87,7 +90,10 @@ def spread(weight: Tensor, values: Tensor) -> Tensor:
         MismatchError: There are more or fewer weights than samples.
     """
     if values.shape[:1] != (weight.numel(),):
-        raise MismatchError(f"There are {weight.numel()} sample weights for values of the shape {tuple(values.shape)}.")
+        raise MismatchError(
+            f"There are {weight.numel()} sample weights for values of the shape {tuple(values.shape)}. Weights are "
+            "(N,), one for each sample."
+        )
     return weight.reshape(-1, *(1,) * (values.ndim - 1)).expand_as(values)
 
 

@@ -117,7 +117,10 @@ def _sum_and_count(each: Tensor, weight: Tensor | None) -> tuple[Sum, ...]:
 
 def _see_one_shape(output: Any, target: Any) -> None:
     if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.shape != target.shape:
-        raise MismatchError(f"A mean error cannot compare output {describe(output)} with target {describe(target)}.")
+        raise MismatchError(
+            f"A mean error cannot compare output {describe(output)} with target {describe(target)}. Both must be "
+            "tensors of one shape: type y[..., None], or output.squeeze(-1) at the end of forward."
+        )
 
 
 def _difference(output: Any, target: Any) -> Tensor:

@@ -68,7 +68,7 @@ def _factors(weights: Any, known: Mapping[Any, Any], by_name: bool) -> dict[Any,
     given = dict(weights) if by_name else dict(enumerate(weights))
     unknown = [key for key in given if key not in known]
     if unknown or (not by_name and len(given) != len(known)):
-        hint = did_you_mean(str(unknown[0]), map(str, known)) if by_name else ""
+        hint = did_you_mean(str(unknown[0]), map(str, known)) if by_name else " Give one number for each."
         raise ValueError(f"loss_weights {weights!r} does not fit the losses of {', '.join(map(repr, known))}.{hint}")
     strange = [value for value in given.values() if isinstance(value, bool) or not isinstance(value, Real)]
     if strange or not all(math.isfinite(value) for value in given.values()):

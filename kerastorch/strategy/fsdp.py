@@ -171,7 +171,10 @@ class Fsdp(Strategy):
         chosen = recompute.units(module, names, "wrap") if names else []
         classes = [part for part in module.modules() if isinstance(part, kinds)] if kinds else []
         if kinds and not classes:
-            raise ValueError(f"wrap={self._options.wrap!r} matches no module of the net.")
+            raise ValueError(
+                f"wrap={self._options.wrap!r} matches no module of the net. Type a class that print(net) shows, or "
+                "names of its modules, such as wrap='blocks.*'."
+            )
         wrapped = {id(part) for part in (*chosen, *classes)} - {id(module)}
         for part in reversed(list(module.modules())):
             if id(part) in wrapped:

@@ -356,7 +356,10 @@ def test_wrong_arguments(make, message):
 
 
 def test_what_does_not_fit_this_training_is_an_error_when_it_begins():
-    with pytest.raises(ValueError, match="warmup=20 steps are not fewer than the 20 steps of this fit"):
+    with pytest.raises(
+        ValueError,
+        match=r"warmup=20 steps are not fewer than the 20 steps of this fit\. Type fewer, or a share of them",
+    ):
         fit(WarmupCosine(20))
     with pytest.raises(ValueError, match="optimizer must support momentum or beta1 with `cycle_momentum`"):
         fit(OneCycle(0.5), model=make_model(torch.optim.Adagrad))

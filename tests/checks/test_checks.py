@@ -105,13 +105,15 @@ def test_a_column_against_a_row_is_doubted_where_the_loss_is_the_users_own():
 @pytest.mark.parametrize("loss", [MSE, CROSS_ENTROPY, lambda output, target: output.mean()])
 def test_another_number_of_outputs_than_targets_is_named(loss):
     assert message(MismatchError, check, loss, torch.ones(4, 2), torch.ones(3)) == (
-        "The net gave 4 outputs for 3 targets: output float32 (4, 2) cpu, target float32 (3,) cpu."
+        "The net gave 4 outputs for 3 targets: output float32 (4, 2) cpu, target float32 (3,) cpu. Dimension 0 of both "
+        "is the samples; to flatten the others in forward, type x.flatten(1)."
     )
 
 
 def test_different_devices_are_named():
     assert message(MismatchError, check, MSE, torch.ones(2, device="meta"), torch.ones(2)) == (
-        "Output and target are on different devices: output float32 (2,) meta, target float32 (2,) cpu."
+        "Output and target are on different devices: output float32 (2,) meta, target float32 (2,) cpu. The model "
+        "moves the net and all batches: take away what moves them by hand, such as .cuda() or .to(...)."
     )
 
 
@@ -449,6 +451,10 @@ def test_data_that_can_be_read_once_are_for_one_epoch():
     assert message(DataError, checks.enough_data, adapt(iter(batches), name="dl_train"), 2) == (
         "dl_train is a generator or iterator, which can be read once, but 2 epochs were asked for. "
         "Pass a list or a DataLoader, or say steps_per_epoch=."
+    )
+    assert message(DataError, checks.enough_data, adapt(iter(batches), name="dl_val['easy']"), 2) == (
+        "dl_val['easy'] is a generator or iterator, which can be read once, but 2 epochs were asked for. "
+        "Pass a list or a DataLoader, or say validation_steps=."
     )
 
 

@@ -281,6 +281,7 @@ def test_counts_grow_with_the_labels():
 
 NONE = "Labels are whole numbers, one-hot rows, or zeros and ones. The targets of dl_train are none of these: "
 TYPE = "If they are: type y.long(), or y.astype('int64')."
+BY_HAND = "Say what is wanted by hand: stratify=labels, or class_weight={0: 1, 1: 5}."
 WHERE = "They come second, (x, y), or in a dict as 'labels'."
 
 
@@ -301,12 +302,13 @@ WHERE = "They come second, (x, y), or in a dict as 'labels'."
             (X, {"a": Y, "b": Y}),
             {},
             "Labels are one tensor or array; the targets of dl_train are "
-            "{'a': int64 (150,) cpu, 'b': int64 (150,) cpu}.",
+            f"{{'a': int64 (150,) cpu, 'b': int64 (150,) cpu}}. {BY_HAND}",
         ),
         (
             [(X, (Y, Y))],
             {},
-            "Labels are one tensor or array; the targets of dl_train are (int64 (150,) cpu, int64 (150,) cpu).",
+            "Labels are one tensor or array; the targets of dl_train are (int64 (150,) cpu, int64 (150,) cpu). "
+            f"{BY_HAND}",
         ),
         (Samples(["cat"]), {}, "Labels are whole numbers; a sample of dl_train has the target str."),
         (Samples([{"a": 1}]), {}, "Labels are whole numbers; a sample of dl_train has the target {'a': int}."),

@@ -171,6 +171,7 @@ def test_shapes_that_do_not_fit_are_named(metric, output, target, text):
     with pytest.raises(MismatchError, match=re.escape(text)) as error:
         metric.measure(output, target, None, 4)
     assert str(error.value).startswith("accuracy cannot compare output ")
+    assert str(error.value).endswith(" It takes labels (N, ...) for scores (N, C, ...), or two tensors of one shape.")
 
 
 def test_classes_without_a_dimension_of_their_own_are_refused():

@@ -183,7 +183,10 @@ def test_some_batches_with_weights_and_some_without_are_refused():
     for weight in (None, torch.ones(2)):
         batch = Batch(0, None, torch.ones(2), weight, 2)
         metrics.update([("loss", torch.tensor(0.0), 2)], torch.ones(2), batch)
-    text = "The metric 'mean_pinball_loss' got sample weights with some batches, and none with others."
+    text = (
+        "The metric 'mean_pinball_loss' got sample weights with some batches, and none with others. Give all batches "
+        "weights, ones where nothing else is known, or none."
+    )
     with pytest.raises(MismatchError, match=text):
         metrics.result()
 

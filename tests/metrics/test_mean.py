@@ -73,12 +73,15 @@ def test_a_mean_error_of_samples_without_weight_is_nan(metric):
 def test_shapes_that_do_not_fit_are_named(metric, output, target, text):
     with pytest.raises(MismatchError) as error:
         metric.measure(output, target, None, 3)
-    assert str(error.value) == f"A mean error cannot compare {text}"
+    assert str(error.value) == (
+        f"A mean error cannot compare {text} Both must be tensors of one shape: type y[..., None], or "
+        "output.squeeze(-1) at the end of forward."
+    )
 
 
 @pytest.mark.parametrize("metric", [MeanAbsoluteError(), MeanSquaredError()])
 def test_sample_weights_of_another_length_are_refused(metric):
-    with pytest.raises(MismatchError, match="6 sample weights for values of the shape \\(2, 3\\)"):
+    with pytest.raises(MismatchError, match=r"6 sample weights for values of the shape \(2, 3\)\. Weights are \(N,\)"):
         metric.measure(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3), 2)
 
 

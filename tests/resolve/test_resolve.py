@@ -179,7 +179,7 @@ def test_several_losses_are_by_name_or_by_place(spec):
         ({"a": "mse"}, [1], "loss_weights must be a dict, as loss is; got [1]."),
         (["mse"], {"a": 1}, "loss_weights must be a list, as loss is; got {'a': 1}."),
         (["mse"], 3, "loss_weights must be a list, as loss is; got 3."),
-        (["mse", "mae"], [1], "loss_weights [1] does not fit the losses of 0, 1."),
+        (["mse", "mae"], [1], "loss_weights [1] does not fit the losses of 0, 1. Give one number for each."),
         (["mse"], ["1"], "loss_weights must be numbers; got ['1']."),
         (["mse"], [float("nan")], "loss_weights must be numbers; got [nan]."),
         ({}, None, "loss names no loss at all. Type loss={'name of the output': 'cross_entropy'}."),

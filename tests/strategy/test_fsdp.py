@@ -523,7 +523,10 @@ def test_what_cannot_be_shared_out_is_said():
     assert lazy.startswith("FSDP needs to know the shapes of all layers, and some are lazy.")
     assert tied.startswith("'blocks.0.0.weight' and 'blocks.1.0.weight' are one parameter, but FSDP would put")
     assert "wrap='block.*' matches no layer. Did you mean 'blocks.*'?" in pattern
-    assert kind == "wrap=<class 'torch.nn.modules.conv.Conv2d'> matches no module of the net."
+    assert kind == (
+        "wrap=<class 'torch.nn.modules.conv.Conv2d'> matches no module of the net. Type a class that print(net) shows, "
+        "or names of its modules, such as wrap='blocks.*'."
+    )
     assert optimizer == (
         "FSDP puts others in the place of the parameters that the optimizer AdamW was built from. Give compile what "
         "builds it later: optimizer=functools.partial(torch.optim.AdamW, lr=...), a name such as 'adamw', or a "
