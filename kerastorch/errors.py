@@ -41,6 +41,10 @@ class DistributedError(KerastorchError, RuntimeError):
     """Processes that train together do not come together, or do not do the same."""
 
 
+class ExportError(KerastorchError, RuntimeError):
+    """A net cannot be written as a program, a program differs from its net, or is asked to do what it cannot."""
+
+
 class MissingPackageError(KerastorchError, ImportError):
     """An optional package is not installed."""
 
@@ -71,8 +75,9 @@ def needs(package: str, *, purpose: str, install: str | None = None) -> ModuleTy
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Append one line to an error's traceback; Python 3.10 cannot, there it goes to stderr."""
+    """Append one line to an error's traceback; Python 3.10 keeps it, but prints none, so it goes to stderr too."""
     if sys.version_info >= (3, 11):
         error.add_note(note)
     else:  # pragma: no cover - measured on 3.11
+        vars(error).setdefault("__notes__", []).append(note)
         print(note, file=sys.stderr)

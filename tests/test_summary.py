@@ -51,9 +51,6 @@ def summarize(net, *args, **kwargs):
     return printed[0]
 
 
-needs_notes = pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes since Python 3.11")
-
-
 def rows(text):
     lines = text.splitlines()
     first, last = (index for index, line in enumerate(lines) if line.startswith("===="))
@@ -710,7 +707,6 @@ def test_a_lazy_layer_that_is_never_called():
     assert figures(text)["Total params"] == 15
 
 
-@needs_notes
 def test_a_lazy_net_that_cannot_be_copied():
     net = lazy_net()
     net.lock = (value for value in ())
@@ -775,7 +771,6 @@ def test_a_wrong_batch_size(batch_size):
         summarize(nn.Linear(4, 3), (4,), batch_size=batch_size)
 
 
-@needs_notes
 def test_forward_raises_with_the_batch_dimension_in_the_shape():
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
@@ -786,14 +781,12 @@ def test_forward_raises_with_the_batch_dimension_in_the_shape():
     ]
 
 
-@needs_notes
 def test_forward_raises_with_named_inputs():
     with pytest.raises(TypeError, match="unexpected keyword argument 'y'") as caught:
         summarize(nn.Linear(4, 3), {"y": (4,)})
     assert "summary called the net with {'y': float32 (2, 4) cpu}." in notes(caught)
 
 
-@needs_notes
 def test_forward_raises_on_a_batch_with_targets():
     with pytest.raises(TypeError, match="positional argument") as caught:
         summarize(nn.Linear(4, 3), input_data=(torch.ones(5, 4), torch.ones(5)))
