@@ -98,8 +98,9 @@ def dead_worker(error: BaseException, iterator: Iterator[Any]) -> DeadWorker | N
     if not workers or not isinstance(error, (RuntimeError, OSError, EOFError)):
         return None
     deadline = time.monotonic() + _SHOWS * _speaks_of_death(error)
-    while (dead := _first_dead(workers, error)) is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    with child_deaths_deferred():  # outside fit torch would raise here, of the very worker that is waited for
+        while (dead := _first_dead(workers, error)) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
     return dead
 
 
