@@ -164,7 +164,8 @@ def leave(process: int | None = None) -> None:
     """Leave the others, as this process comes to its end.
 
     A thread of gloo that drops its last tensor while the interpreter ends would abort the process after all is done,
-    see https://github.com/pytorch/pytorch/issues/179291: it gets a moment to do so before.
+    see https://github.com/pytorch/pytorch/issues/179291: it gets a moment to do so before. The group is held as long:
+    torch 2.6 frees it with the lock of Python in its hand, waits for that thread, and the thread for the lock.
 
     Args:
         process: The only process that may do it, since forks take over what is to be done at exit.
@@ -175,5 +176,7 @@ def leave(process: int | None = None) -> None:
     if failed and "nccl" in str(dist.get_backend_config()):
         return  # it would wait for the others; the driver cleans up
     gc.collect()
+    group = dist.group.WORLD
     dist.destroy_process_group()
     time.sleep(LAST_WORK)
+    del group

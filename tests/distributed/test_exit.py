@@ -10,6 +10,7 @@ import pytest
 import torch.distributed as dist
 
 import kerastorch as kt
+from tests.distributed.together import needs_fsdp
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(kt.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 FAILS = """
@@ -96,6 +97,7 @@ def test_restarts_under_torchrun_find_each_other(tmp_path):
     assert (done.returncode, done.stdout) == (0, "finished after 3\n"), done.stderr
 
 
+@needs_fsdp
 @pytest.mark.parametrize("run", range(2))
 def test_a_script_ends_cleanly_with_everything_alive(tmp_path, run):
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)

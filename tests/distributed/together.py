@@ -125,6 +125,7 @@ def _work(rank, environment, work, args, queue):
             result = work(*args)
         except BaseException:
             error = traceback.format_exc()
+    group = dist.group.WORLD  # held to the end, or torch 2.6 may wait for ever, see processes.leave
     if dist.is_initialized():
         dist.destroy_process_group()
     packed = io.BytesIO()
@@ -132,3 +133,4 @@ def _work(rank, environment, work, args, queue):
     queue.put((rank, packed.getvalue(), error, output.getvalue()))
     queue.close()
     queue.join_thread()
+    del group

@@ -20,6 +20,23 @@ from kerastorch.strategy import Strategy
 from kerastorch.strategy.processes import join
 from tests.distributed.together import together
 
+LEAVES = """
+    import gc
+    import torch
+    import torch.distributed as dist
+    from kerastorch.strategy import processes
+
+    gc.collect = lambda: None  # it mostly takes long enough
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    for number in range(12):
+        dist.init_process_group("gloo", store=dist.PrefixStore(str(number), store), rank=0, world_size=1)
+        tensor = torch.ones(100_000)
+        dist.all_reduce(tensor, async_op=True).wait()
+        del tensor
+        processes.leave()
+        assert not dist.is_initialized()
+"""
+
 COUNT, CLASSES = 37, 4
 WEIGHTS = torch.tensor([0.5, 2.0, 0.25, 1.5], dtype=torch.float64)
 
@@ -123,3 +140,8 @@ def test_all_data_at_once_are_what_torch_and_scikit_learn_say():
     counted = (labels != 2) * weights
     each = functional.cross_entropy(x, labels, reduction="none")
     assert weighted["loss"] == pytest.approx(float((each * counted).sum() / counted.sum()))
+
+
+def test_to_leave_never_waits_for_ever(run_program):
+    """Torch 2.6 frees a group while it holds the lock of Python, for which a thread that it joins may wait."""
+    assert run_program(LEAVES).ended(30)[0] == 0
