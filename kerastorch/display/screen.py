@@ -132,7 +132,8 @@ def _redirect_logging(before: Any, after: Any) -> None:
     """Let those handlers of logging write to `after` that write to `before`."""
     for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
         for handler in getattr(logger, "handlers", ()):  # a place in the tree of names without a logger has none
-            if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+            own = vars(handler).get("stream")  # that of dill and of logging.lastResort is looked up each time
+            if isinstance(handler, logging.StreamHandler) and own is before:
                 handler.setStream(after)
 
 

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 
+from kerastorch.display import screen as screens
 from kerastorch.display.screen import Screen, can_draw
 
 BARS = [[("epoch 1/3", "bold")], [("loss 0.5", "")]]
@@ -181,3 +182,18 @@ def test_a_screen_is_copied_and_pickled_between_two_uses(terminal):
     screen.open()
     screen.close()
     assert not pickle.loads(pickle.dumps(copy.deepcopy(screen))).is_open
+
+
+def test_a_handler_that_looks_its_stream_up_each_time_is_left_alone(monkeypatch):
+    class LookedUp(logging.StreamHandler):  # as dill has one
+        stream = property(lambda self: sys.stderr)
+
+        def __init__(self):
+            logging.Handler.__init__(self)
+
+    logger = logging.getLogger("kerastorch.tests.looked_up")
+    plain = logging.StreamHandler(sys.stderr)
+    monkeypatch.setattr(logger, "handlers", [LookedUp(), plain])
+    after = io.StringIO()
+    screens._redirect_logging(sys.stderr, after)
+    assert plain.stream is after
