@@ -130,7 +130,8 @@ _HINTS: list[tuple[str, str | Hint]] = [
     ),
     (
         r"Target -?\d+ is out of bounds",
-        "A label is below 0 or not below the number of outputs of the net. The last layer needs the largest label + 1.",
+        "A label is below 0 or not below the number of outputs of the net. The last layer needs the largest label + 1. "
+        "-1 is what pandas gives for a missing category: leave such rows out.",
     ),
     (r"device-side assert", _ASSERT),
     (r"Parameter(?:s|( indices)) which did not receive grad for rank \d+: (.+)", _unused),

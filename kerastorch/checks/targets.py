@@ -186,7 +186,7 @@ def _elements(loss: Loss, output: Tensor, target: Tensor) -> None:
 def _within(values: Tensor, what: str, name: str, hint: str) -> None:
     if not values.numel():
         return
-    low, high = float(values.min()), float(values.max())
+    low, high = (float(each) for each in values.detach().aminmax())
     if low < 0 or high > 1:
         raise MismatchError(f"{name} needs {what} between 0 and 1; got {low:.3g} to {high:.3g}. {hint}")
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+import kerastorch as kt
 from kerastorch import checks
 from kerastorch.data import Batch, adapt
 from kerastorch.errors import DataError, MismatchError
@@ -546,3 +547,13 @@ def test_there_is_one_thing_to_validate_on():
     )
     checks.one_validation(None, 0.2, True)
     checks.one_validation([1], None, False)
+
+
+def test_to_look_at_probabilities_that_are_learned_warns_of_nothing():
+    model = kt.Model(nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()))
+    model.compile("bce", "sgd")
+    torch.set_warn_always(True)  # else torch warns once per process, perhaps of something before
+    try:
+        model.fit(1, (torch.rand(8, 2), torch.ones(8, 1)), verbose=0)
+    finally:
+        torch.set_warn_always(False)
