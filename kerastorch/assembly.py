@@ -54,12 +54,8 @@ class Session:
         self._compiled: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **vars(self),
-            "running": None,
-            "_fit": None,
-            "_compiled": None,
-        }  # a copy made in the middle of fit is not in the middle
+        # A copy made in the middle of fit is not in the middle
+        return {**vars(self), "running": None, "_fit": None, "_compiled": None}
 
     def compile(self, recipe: Recipe) -> None:
         """Begin with a new optimizer."""
@@ -217,7 +213,7 @@ class Session:
             own += [] if any(isinstance(callback, Profiler) for callback in own) else [Profiler()]
         run = Run(self.state, self.strategy, self.loss, val_metrics=self._sums("val"), **parts)
         run.train_data, run.val_sets, run.verbose = feed.train, feed.val_sets, bool(verbose)
-        run.keeper = self._keeper
+        run.keeper, run.facts = self._keeper, self._model._facts
         outfit.split(run, microbatch)
         run.plan = Plan() if recipe is None else recipe.plan
         if feed.by_class is not None:
@@ -283,10 +279,12 @@ class Session:
         run.evaluate_step = functools.partial(step.evaluate_step, run)
         run.predict_step, run.prepare = functools.partial(step.predict_step, run), hooks.prepare
         if train is not None:
-            ordinary = functools.partial(step.own_train_step, run, step.by_batch(train))
+            ordinary = functools.partial(step.own_train_step, run, step.seeing(run, step.by_batch(train)))
             run.train_step, run.has_own_step = ordinary, True
         if evaluate is not None:
-            run.evaluate_step = functools.partial(step.own_evaluate_step, run, step.by_batch(evaluate))
+            run.evaluate_step = functools.partial(
+                step.own_evaluate_step, run, step.seeing(run, step.by_batch(evaluate))
+            )
         if run.plan.jit_compile and run.strategy.group.size > 1:
             run.say("jit_compile is for one process as yet; the net runs as it is.")
         elif run.plan.jit_compile:

@@ -250,7 +250,9 @@ def _in_order(
 
 
 def float_dtype(net: nn.Module) -> torch.dtype:
-    """Return the one floating dtype of a net's parameters, else torch's default."""
+    """Return the one floating dtype of a net's parameters, else torch's default; a program says what it takes."""
+    if getattr(net, "is_program", False):
+        return net.float_dtype  # type: ignore[return-value]
     dtypes = {parameter.dtype for parameter in net.parameters() if parameter.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else torch.get_default_dtype()
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kerastorch import checks
-from kerastorch.errors import MismatchError
+from kerastorch.errors import ExportError, MismatchError
 from kerastorch.losses import Objective
 from kerastorch.state import Stateful, TrainState
 
@@ -64,7 +64,12 @@ class OptimizerKeeper:
 
         Raises:
             MismatchError: It does not, or cannot.
+            ExportError: The net is an exported file.
         """
+        if getattr(state.module, "is_program", False):
+            from kerastorch.export.programs import NOT_TRAINED
+
+            raise ExportError(NOT_TRAINED)
         optimizer, module = self.optimizer(state), state.module
         self.take_in_unfrozen(state)
         checks.needs_no_closure(optimizer)

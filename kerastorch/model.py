@@ -39,6 +39,7 @@ class Model(Wrapper):
 
     Attributes:
         history: What happened in the last `fit`, also after an error or Ctrl-C.
+        classes: Their names, as the dataset of `fit` or a file told them, or as you set them; None if nobody did.
     """
 
     def __init__(self, net: nn.Module | None = None) -> None:
@@ -149,8 +150,8 @@ class Model(Wrapper):
                 the largest that fits into the memory of an accelerator, found by a trial.
             shuffle: Whether each epoch has an order of its own; True by default.
             drop_last: Whether to leave out a last batch that is not full.
-            seed: What order, split and the random numbers of each batch follow, also of a DataLoader, with any number
-                of workers; by default they follow `torch.manual_seed`, and the split is always the same.
+            seed: What order, split and the random numbers of each training batch follow, also of a DataLoader, with any
+                number of workers; by default they follow `torch.manual_seed`, and the split is always the same.
             validation_split: The share of a Dataset or of tensors to validate on in place of `dl_val`, drawn at random.
             stratify: Whether the split keeps the shares of the classes; or the classes to keep.
             class_weight: Weight of each class in the training loss alone: a dict, a tensor `(C,)`, or `"balanced"`.
@@ -287,8 +288,7 @@ class Model(Wrapper):
         """End a running `fit` after this batch; validation and the end of the epoch still come."""
         self._session.stop(reason)
 
-    stop_training = StopFlag("training")
-    stop_evaluating = StopFlag("evaluating")
+    stop_training, stop_evaluating = StopFlag("training"), StopFlag("evaluating")
     stop_predicting = StopFlag("predicting")
 
     @property

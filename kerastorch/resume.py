@@ -42,6 +42,7 @@ def content_of(run: Run) -> dict[str, Any]:
         "names": {name: repr(extra) for name, extra in run.state.extras.items()},
         "data": run.train_data.state_dict(run.state.batch),
         "val data": {name: data.state_dict(0) for name, data in run.val_sets.items()},
+        "facts": run.facts.told(),
         "script": script(run),
         "environment": environment(run),
         "random": elastic.of_all(group, randomness.capture(), "random"),
@@ -91,6 +92,8 @@ def is_complete(run: Run, path: str | Path | None = None) -> bool:
     _compare(content, source, run)
     run.state.load_progress(content)
     _restore_net(run, content, source)
+    told = content.get("facts")
+    run.facts.learn(told if isinstance(told, Mapping) else {})  # no batch is seen that would tell
     elastic.restore_random(content["random"], run.strategy.group)  # what comes after this fit finds all as it was then
     epochs = f"{run.state.epoch} epoch{'' if run.state.epoch == 1 else 's'}"
     run.say(f"This training of {epochs} is complete; its weights are those of {source}. Nothing was trained.")

@@ -16,6 +16,7 @@ from torch import nn
 
 from kerastorch.data import Batch, DataSource, NoData
 from kerastorch.errors import DataError
+from kerastorch.facts import Facts
 from kerastorch.health import LateLosses, NanPolicy, Statistics
 from kerastorch.losses import Objective
 from kerastorch.metrics import MetricSet
@@ -82,6 +83,9 @@ class Run:
         late: Losses that an accelerator has not handed over yet.
         splitter: Works batches off in parts; None where each is trained on as a whole.
         val_splitter: The same for evaluation and prediction.
+        facts: What is known of the net's inputs and classes.
+        has_seen: A step of the user's own has had its first batch.
+        nan_told: Data of which it was said that their loss is no number.
         averaging: What makes the mean of gradients in a step of the user's own, where there are several processes.
     """
 
@@ -133,6 +137,9 @@ class Run:
     splitter: Splits | None = None
     val_splitter: Splits | None = None
     averaging: Averaging | None = None
+    facts: Facts = field(default_factory=Facts)
+    has_seen: bool = False
+    nan_told: set[str] = field(default_factory=set)
 
     def stop(self, reason: str) -> None:
         """End training after this batch; validation and the end of the epoch still come."""

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from kerastorch import checks, guard, window
+from kerastorch.binding import EMPTY, POSITIONAL, bind
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.hooks import Hooks
@@ -20,7 +21,6 @@ from kerastorch.losses import OutputLoss, Term
 from kerastorch.metrics import MetricSet
 from kerastorch.run import Run
 from kerastorch.tree import concatenate, detached, move
-from kerastorch.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from kerastorch.memory import Whole
@@ -144,50 +144,8 @@ def forward(run: Run, batch: Batch, *, labels: bool | None = None) -> Any:
             is_parallel = run.phase == "train" and run.averaging is None
             net = run.strategy.net(module) if is_parallel else module
         run.call = bind(net, batch.x, labels=labels, like=module)
+        run.facts.see(batch.x)
     return run.call(run.strategy.inputs(batch.x))
-
-
-def bind(module: nn.Module, x: Any, *, labels: bool = False, like: nn.Module | None = None) -> Callable[[Any], Any]:
-    """Decide how inputs like `x` go into `forward`.
-
-    A tuple spreads over the positional parameters, a dict over the parameters of its names. Where `forward` has no such
-    parameters, and for anything else, `x` goes in whole.
-
-    Args:
-        module: The net.
-        x: The inputs.
-        labels: Whether the entry `"labels"` of a dict goes in too; it always does where `forward` cannot do without.
-        like: The net whose `forward` tells, where `module` only hands its inputs on to it.
-    """
-    if not isinstance(x, Mapping) and (hasattr(x, "to") or not isinstance(x, (tuple, list))):
-        return module
-    parameters = list(inspect.signature(_receiver(module if like is None else like).forward).parameters.values())
-    kinds = {parameter.kind for parameter in parameters}
-    if isinstance(x, Mapping):
-        labels = labels or any(parameter.name == "labels" and parameter.default is _EMPTY for parameter in parameters)
-        kept = [name for name in x if labels or name != "labels"]
-        names = {parameter.name for parameter in parameters}
-        spreads = names.issuperset(kept) or inspect.Parameter.VAR_KEYWORD in kinds
-        return (lambda inputs: module(**{name: inputs[name] for name in kept})) if spreads else module
-    places = sum(parameter.kind in _POSITIONAL for parameter in parameters)
-    spreads = places >= len(x) or inspect.Parameter.VAR_POSITIONAL in kinds
-    return (lambda inputs: module(*inputs)) if spreads else module
-
-
-def _receiver(module: Any) -> Any:
-    """Look through what hands its inputs on: a Model, `torch.compile`, DataParallel."""
-    while True:
-        if isinstance(module, Wrapper) and type(module).forward is Wrapper.forward:
-            module = module.net
-        elif hasattr(module, "_orig_mod"):
-            module = module._orig_mod
-        elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            module = module.module
-        else:
-            return module
-
-
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def loss_of(
@@ -249,11 +207,20 @@ def own_evaluate_step(run: Run, own: OwnStep, batch: Batch) -> None:
 def by_batch(step: Callable[..., Any]) -> OwnStep:
     """Let a step that takes `(features, labels)`, as in torchkeras, take a batch."""
     parameters = inspect.signature(step).parameters.values()
-    needed = [parameter for parameter in parameters if parameter.kind in _POSITIONAL and parameter.default is _EMPTY]
+    needed = [parameter for parameter in parameters if parameter.kind in POSITIONAL and parameter.default is EMPTY]
     return (lambda batch: step(batch.x, batch.y)) if len(needed) >= 2 else step
 
 
-_EMPTY = inspect.Parameter.empty
+def seeing(run: Run, own: OwnStep) -> OwnStep:
+    """Let the first batch of a step of the user's own be remembered, which may call the net as it likes."""
+
+    def step(batch: Batch) -> Any:
+        if not run.has_seen:
+            run.has_seen = True
+            run.facts.see(batch.x)
+        return own(batch)
+
+    return step
 
 
 def _note(values: Any, metrics: MetricSet, batch: Batch, before: int) -> None:
@@ -275,16 +242,19 @@ def _note(values: Any, metrics: MetricSet, batch: Batch, before: int) -> None:
 
 def _warn_of_plan(run: Run) -> None:
     plan = run.plan
-    given = {"microbatch": run.splitter, "clip_norm": plan.clip_norm, "clip_value": plan.clip_value}
-    given |= {"accumulate": plan.accumulate > 1 or None, "precision": plan.precision.endswith("-mixed") or None}
-    ignored = next((name for name, value in given.items() if value is not None), None)
-    if ignored is not None and not run.warned:
-        run.warned = True
-        warnings.warn(
-            f"{ignored} is not used: train_step is your own. Call super().train_step(batch), or do it there"
-            f"{', by torch.autocast' if ignored == 'precision' else ''}.",
-            stacklevel=2,
-        )
+    given = {"microbatch": run.splitter, "accumulate": plan.accumulate > 1 or None, "clip_norm": plan.clip_norm}
+    given |= {"clip_value": plan.clip_value, "precision": plan.precision.endswith("-mixed") or None}
+    ignored = [name for name, value in given.items() if value is not None]
+    if not ignored or run.warned:
+        return
+    run.warned = True
+    named = " and ".join(filter(None, [", ".join(ignored[:-1]), ignored[-1]]))
+    warnings.warn(
+        f"{named} {'is' if len(ignored) == 1 else 'are'} not used: train_step is your own. Call "
+        "super().train_step(batch), or do it there"
+        f"{': precision by torch.autocast' if 'precision' in ignored else ''}.",
+        stacklevel=2,
+    )
 
 
 def _warn_of_unmeasured(metrics: MetricSet, values: Mapping[str, Any]) -> None:

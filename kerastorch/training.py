@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kerastorch import checks, feed, guard, loop, resume, several
+from kerastorch.data import class_names
 from kerastorch.display import Verbose
 from kerastorch.history import History
 from kerastorch.hooks import Callback
@@ -57,6 +58,7 @@ def fit(
         options, notes = settled(model, data[0], options, callbacks)
     read = feed.for_training(model.module, *data, options, epochs=epochs - initial_epoch, share=session.share)
     read.notes.extend(notes)
+    model._facts.learn({"classes": class_names(data[0])})
     with session.begin(callbacks, verbose, read, trains="fit", microbatch=microbatch, **parts) as (run, hooks):
         run.state.begin_fit(initial_epoch)
         model.history = run.state.history

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from kerastorch import checkpoint, parameters
+from kerastorch.errors import ExportError
+from kerastorch.facts import Facts, names_in
 from kerastorch.strategy.group import Group
 from kerastorch.summary import summary as print_summary
+
+if TYPE_CHECKING:
+    from kerastorch.export import Exported
 
 
 class Wrapper(nn.Module):
@@ -34,6 +39,8 @@ class Wrapper(nn.Module):
             hint = f" Type Model({net.__name__}())." if isinstance(net, type) else ""
             raise TypeError(f"Model wraps an nn.Module; got {net!r}.{hint}")
         self._wraps = net is not None
+        self._is_opaque = False
+        self._facts = Facts()
         if net is not None:
             self.net = net
             self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
@@ -48,7 +55,13 @@ class Wrapper(nn.Module):
 
     @property
     def _is_transparent(self) -> bool:
-        return self._wraps and len(self._modules) == 1 and not self._parameters and not self._buffers
+        is_alone = len(self._modules) == 1 and not self._parameters and not self._buffers
+        return self._wraps and is_alone and not self._is_opaque
+
+    @property
+    def _hands_on(self) -> bool:
+        """Whether inputs go to the wrapped net as they are."""
+        return type(self).forward is Wrapper.forward
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
         """Call the wrapped net."""
@@ -95,9 +108,66 @@ class Wrapper(nn.Module):
         Raises:
             CheckpointError: It cannot be written.
         """
+        _refuse_program(self.module)
         group = joined()
         weights = checkpoint.whole(self.state_dict(), is_main=group.is_main)
-        checkpoint.by_main(group, lambda: checkpoint.save_weights(weights, path))
+        checkpoint.by_main(group, lambda: checkpoint.save_weights(weights, path, self._told()))
+
+    def save(self, path: str | Path, *, classes: Sequence[str] | None = None) -> None:
+        """Write the weights and what is known of the net: the names of its classes, and the form of its inputs.
+
+        `kt.load_model(path, net)` reads them all, `load_weights` the weights. Optimizer and counters are not in the
+        file; see `ModelCheckpoint`. Of several processes all call it, as `save_weights`.
+
+        Args:
+            path: A `.pt` or `.safetensors` file, which is whole or not there.
+            classes: The names of the classes, if `model.classes` is not what they are.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        _refuse_program(self.module)
+        told, group = self._told(classes), joined()
+        weights = checkpoint.whole(self.state_dict(), is_main=group.is_main)
+        checkpoint.by_main(group, lambda: checkpoint.save_described(weights, path, told))
+
+    def export(
+        self, path: str | Path, input_data: Any = None, *, input_shape: Any = None, classes: Sequence[str] | None = None
+    ) -> Exported:
+        """Write the net as a program that needs neither its code nor kerastorch: `.onnx`, or `.pt2` for torch.
+
+        The program takes batches of any size. It is compared with the net in evaluation mode before the file takes its
+        place: on made-up inputs, and on up to 256 samples of `input_data`. A file that is there is right.
+
+        Example:
+            >>> print(model.export("net.onnx", dl_val))
+
+        Args:
+            path: Where to; the suffix says as what.
+            input_data: Data in any form that `fit` takes. By default inputs are those that the model has seen last.
+            input_shape: Instead, the shape of one sample as for `summary`: `(1, 28, 28)`, a list or a dict of shapes.
+            classes: The names of the classes, if `model.classes` is not what they are.
+
+        Returns:
+            Inputs, outputs and the largest difference to the net; print it.
+
+        Raises:
+            ExportError: The net cannot be exported, or the program differs from it.
+            MissingPackageError: onnx, onnxscript or onnxruntime is not installed, for an `.onnx` file.
+        """
+        from kerastorch.export import writing  # what it needs takes a while to import
+
+        facts = Facts()
+        facts.learn(self._told(classes))
+        work = lambda: writing.export(self.module, Path(path), facts, input_data, input_shape)  # noqa: E731
+        return checkpoint.by_main(joined(), work)
+
+    def _told(self, classes: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what is known of the net; classes are those given, those that were set, or what data or file told."""
+        if classes is not None and names_in(classes) is None:
+            raise TypeError(f"classes is a list of names, such as ['cat', 'dog']; got {classes!r}.")
+        names = names_in(self.classes) if classes is None else names_in(classes)
+        return Facts(names or self._facts.classes, self._facts.inputs).told()
 
     def load_weights(self, path: str | Path, *, strict: bool = True) -> None:
         """Read weights that `save_weights`, `ModelCheckpoint` or `torch.save(net.state_dict(), ...)` wrote.
@@ -113,8 +183,10 @@ class Wrapper(nn.Module):
             CheckpointError: It is damaged or belongs to another net, which then is as it was.
         """
         module = self.module
-        weights = checkpoint.load_weights(path, checkpoint.mesh_of(module))
+        weights, told = checkpoint.load_described(path, checkpoint.mesh_of(module))
         checkpoint.load_into(module, weights, path, strict=strict)
+        if strict:  # else the file may be that of another task
+            self._facts.learn(told)
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
         """Return the state under the net's own names."""
@@ -149,9 +221,13 @@ class Wrapper(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if self.__dict__.get("_wraps") and not name.startswith("__") and hasattr(self._modules["net"], name):
+                return getattr(self._modules["net"], name)
+            if name == "classes" and "_facts" in self.__dict__:
+                return self._facts.classes
             if not self.__dict__.get("_wraps") or name.startswith("__"):
                 raise
-            return getattr(self._modules["net"], name)
+            return getattr(self._modules["net"], name)  # whose error says what it lacks
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A layer that is read from the net is written there too: model.head = nn.Linear(512, 10) gives the net a new
@@ -168,6 +244,11 @@ class Wrapper(nn.Module):
 
     def __repr__(self) -> str:
         return repr(self.net) if self._is_transparent else super().__repr__()
+
+
+def _refuse_program(module: nn.Module) -> None:
+    if getattr(module, "is_program", False):
+        raise ExportError("The model is an exported file, and has no weights of its own to save; copy that file.")
 
 
 def joined() -> Group:

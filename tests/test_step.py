@@ -1,9 +1,11 @@
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+import kerastorch as kt
 from kerastorch.data import Batch
 from kerastorch.errors import MismatchError, NotCompiledError
 from kerastorch.metrics import MetricSet
@@ -150,3 +152,34 @@ def test_gradients_are_cleared_by_the_optimizer_itself_where_it_has_a_way_of_its
         clear_gradients(optimizer)
         assert [parameter.grad is None for parameter in parameters] == [kind is torch.optim.SGD] * 3
     assert calls == [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"clip_value": 1.0},
+            "clip_value is not used: train_step is your own. Call super().train_step(batch), or do it there.",
+        ),
+        ({"accumulate": 2, "clip_norm": 1.0}, "accumulate and clip_norm are not used: train_step is your own."),
+        (
+            {"precision": "bf16-mixed", "accumulate": 2, "clip_norm": 1.0},
+            "accumulate, clip_norm and precision are not used: train_step is your own. Call super().train_step(batch), "
+            "or do it there: precision by torch.autocast.",
+        ),
+    ],
+)
+def test_all_that_an_own_step_leaves_out_is_named_once(options, text):
+    class Own(kt.Model):
+        def train_step(self, batch):
+            loss = self.loss_func(self(batch.x), batch.y)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            return {"loss": loss}
+
+    model = Own(torch.nn.Linear(2, 2))
+    model.compile("mse", "sgd", **options)
+    with pytest.warns(UserWarning, match=f"^{re.escape(text)}") as warned:
+        model.fit(2, (torch.ones(4, 2), torch.ones(4, 2)), batch_size=2, verbose=0)
+    assert len(warned) == 1

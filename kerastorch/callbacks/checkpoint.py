@@ -195,7 +195,8 @@ class ModelCheckpoint(Callback):
         group = self.run.strategy.group
         if self.save_weights_only or path.suffix == ".safetensors":
             weights = checkpoint.whole(self.run.state.module.state_dict(), is_main=group.is_main)
-            checkpoint.by_main(group, lambda: checkpoint.save_weights(weights, path))
+            told = self.run.facts.told()
+            checkpoint.by_main(group, lambda: checkpoint.save_weights(weights, path, told))
         else:
             checkpoint.save_together(resume.content_of(self.run), path, group)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 from kerastorch.checkpoint import files, sharded
-from kerastorch.checkpoint.reading import read
+from kerastorch.checkpoint.reading import read, told_in
 from kerastorch.checkpoint.weights import weights_in
 from kerastorch.errors import CheckpointError
+from kerastorch.facts import names_in
 from kerastorch.history import format_number
 
+_WIDTH = 80  # of a line of names
 _VERSIONS = ("kerastorch", "torch", "python", "format")
 
 
@@ -36,6 +39,8 @@ class CheckpointInfo:
         tensors: How many tensors the net has, buffers included.
         parameters: How many numbers there are in them; those of tied weights count once.
         versions: Of kerastorch, torch and Python that wrote it, and of the format.
+        classes: The names of the classes, where it tells them.
+        inputs: The form of the inputs, where it tells: `["float32", [1, 28, 28]]` without the batch, or a nest of such.
     """
 
     path: Path
@@ -49,6 +54,8 @@ class CheckpointInfo:
     tensors: int = 0
     parameters: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    inputs: Any = None
 
     @property
     def is_whole(self) -> bool:
@@ -63,6 +70,10 @@ class CheckpointInfo:
         }
         if self.damage is None:
             rows["net"] = f"{_counted(self.parameters, 'parameter')} in {_counted(self.tensors, 'tensor')}"
+        if self.inputs:
+            rows["inputs"] = json.dumps(self.inputs)
+        if self.classes:
+            rows["classes"] = f"{len(self.classes)}: {_shortened(', '.join(self.classes))}"
         if self.epoch is not None:
             rows["progress"] = self._progress()
         if self.metrics:
@@ -99,7 +110,9 @@ def inspect(path: str | Path) -> CheckpointInfo:
         return CheckpointInfo(path, sharded.size_on_disk(path), damage=_reason(error, path))
     weights = _tensors(weights_in(content))
     progress = content.get("progress")
-    is_state = isinstance(progress, Mapping) and "format" in content
+    is_ours = "format" in content
+    is_state = isinstance(progress, Mapping) and is_ours
+    told = told_in(content, path)
     return CheckpointInfo(
         path,
         sharded.size_on_disk(path),
@@ -107,7 +120,9 @@ def inspect(path: str | Path) -> CheckpointInfo:
         **(_progress(content) if is_state else {}),
         tensors=len(weights),
         parameters=sum({_place(tensor): tensor.numel() for tensor in weights}.values()),
-        versions={name: str(content[name]) for name in _VERSIONS if is_state and name in content},
+        versions={name: str(content[name]) for name in _VERSIONS if is_ours and name in content},
+        classes=names_in(told.get("classes")) or (),
+        inputs=told.get("inputs"),
     )
 
 
@@ -141,6 +156,10 @@ def _place(tensor: Tensor) -> Any:
 def _reason(error: CheckpointError, path: Path) -> str:
     text = str(error).removeprefix(f"{path} ").rstrip(".")
     return text.partition(" bytes): ")[2] or text  # the size is told anyway
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}..."
 
 
 def _told(value: Any) -> str:

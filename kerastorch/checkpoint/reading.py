@@ -16,6 +16,7 @@ from kerastorch.checkpoint.plain import plain
 from kerastorch.checkpoint.weights import weights_in
 from kerastorch.checkpoint.writing import FORMAT, own_version
 from kerastorch.errors import CheckpointError, did_you_mean, needs
+from kerastorch.facts import from_texts
 
 
 def load(
@@ -55,6 +56,22 @@ def load(
 def load_weights(path: str | Path, mesh: Any = None) -> Mapping[str, Tensor]:
     """Read the weights in a file or a directory, and of a directory nothing else."""
     return weights_in(load(path, mesh=mesh, only="model/"))
+
+
+def load_described(path: str | Path, mesh: Any = None) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    """Do what `load_weights` does; return as well what the file tells of classes and inputs."""
+    content = load(path, mesh=mesh, only="model/")
+    return weights_in(content), told_in(content, path)
+
+
+def told_in(content: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return what a file tells of classes and inputs, given what was read of it."""
+    if Path(path).suffix != ".safetensors":
+        told = content.get("facts")
+        return dict(told) if isinstance(told, Mapping) else {}
+    safetensors = needs("safetensors", purpose="A .safetensors file")
+    with safetensors.safe_open(Path(path).expanduser(), framework="pt") as file:
+        return from_texts(file.metadata())
 
 
 def read(path: str | Path, map_location: str | torch.device = "cpu", *, mmap: bool = False) -> dict[str, Any]:

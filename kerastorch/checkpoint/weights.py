@@ -56,7 +56,7 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Pa
         and name in weights
         and weights[name].shape != own[name].shape
     ]
-    if len(missing) == len(own) and unknown:
+    if own and len(missing) == len(own) and unknown:
         raise CheckpointError(
             f"{source} does not fit {type(module).__name__}: no name agrees. "
             f"It has {unknown[0]}, the net has {missing[0]}."

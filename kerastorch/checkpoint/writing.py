@@ -14,7 +14,8 @@ from torch import Tensor
 from kerastorch.checkpoint import seal
 from kerastorch.checkpoint.files import replaced
 from kerastorch.checkpoint.plain import plain
-from kerastorch.errors import needs
+from kerastorch.errors import CheckpointError, needs
+from kerastorch.facts import as_texts
 
 FORMAT = 2  # 1 had no versions of kerastorch and Python, and no seal
 _RECORD = 512  # its two headers, padding, and the lines of the pickle that name it
@@ -36,21 +37,46 @@ def save(content: Mapping[str, Any], path: str | Path) -> None:
     _write(versions() | {key: plain(content[key], key) for key in content}, path)
 
 
-def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
+def save_weights(weights: Mapping[str, Tensor], path: str | Path, told: Mapping[str, Any] | None = None) -> None:
     """Write the weights of a net, as `.safetensors` or in torch's own format.
+
+    Args:
+        weights: Tensors by name.
+        path: Where to; missing directories are made.
+        told: What else is known of the net, for the header of a `.safetensors` file.
 
     Raises:
         CheckpointError: It cannot be written.
     """
+    _refuse_programs(path)
     if Path(path).suffix != ".safetensors":
         _write({name: plain(value, name) for name, value in weights.items()}, path)
         return
     safetensors = needs("safetensors.torch", purpose="A .safetensors file")
     # tied weights share memory, which the format does not know
     separate = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-    data = safetensors.save(separate, metadata={"format": "pt"})  # Transformers asks for it
+    header = {"format": "pt", "kerastorch": own_version()}  # Transformers asks for the format
+    data = safetensors.save(separate, metadata=header | as_texts(told or {}))
     with replaced(Path(path).expanduser(), len(data)) as file:
         file.write(data)
+
+
+def save_described(weights: Mapping[str, Tensor], path: str | Path, told: Mapping[str, Any]) -> None:
+    """Write the weights of a net and what is known of it; in torch's format the weights are under `"model"`.
+
+    Raises:
+        CheckpointError: It cannot be written, or the suffix is that of an exported file.
+    """
+    _refuse_programs(path)
+    if Path(path).suffix == ".safetensors":
+        save_weights(weights, path, told)
+    else:
+        save({"model": dict(weights), "facts": dict(told)}, path)
+
+
+def _refuse_programs(path: str | Path) -> None:
+    if Path(path).suffix.lower() in (".onnx", ".pt2"):
+        raise CheckpointError(f"{path} is the name of an exported program. Type model.export({str(path)!r}).")
 
 
 def size_of(content: Any) -> int:

@@ -2,6 +2,7 @@
 
 from kerastorch.data.adapt import adapt
 from kerastorch.data.batch import Batch
+from kerastorch.data.class_names import class_names
 from kerastorch.data.class_weight import class_weights
 from kerastorch.data.kinds import makes_own_batches, named_sets
 from kerastorch.data.labels import labels_of
@@ -17,6 +18,7 @@ __all__ = [
     "Sharded",
     "Share",
     "adapt",
+    "class_names",
     "class_weights",
     "labels_of",
     "makes_own_batches",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from kerastorch import guard, isolate
+from kerastorch.binding import bind
 from kerastorch.data import Batch
 from kerastorch.hooks import Hooks
 from kerastorch.jit.capture import Capture, Refused
@@ -21,7 +22,6 @@ from kerastorch.jit.ready import Ready
 from kerastorch.losses import OutputLoss
 from kerastorch.metrics.base import Rows
 from kerastorch.run import Run
-from kerastorch.step import bind
 
 _MOST = 4  # graphs for one form: with and without metrics, with frozen layers and without
 _LONGEST = 200  # characters of somebody else's error

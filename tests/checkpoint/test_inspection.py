@@ -38,11 +38,23 @@ def test_a_training_state_is_told_without_the_net(tmp_path):
         f"  size        {path.stat().st_size:,} bytes",
         "  net         41 parameters in 9 tensors",
     ]
-    assert lines[5] == "  progress    2 epochs, 6 steps"
-    assert lines[6].startswith("  last epoch  loss ")
-    assert lines[7].startswith(f"  written by  kerastorch {kt.__version__}, torch {torch.__version__}, python 3.")
-    assert lines[7].endswith(", format 2")
+    assert lines[5:7] == ['  inputs      ["float32", [4]]', "  progress    2 epochs, 6 steps"]
+    assert lines[7].startswith("  last epoch  loss ")
+    assert lines[8].startswith(f"  written by  kerastorch {kt.__version__}, torch {torch.__version__}, python 3.")
+    assert lines[8].endswith(", format 2")
     assert repr(information).startswith(f"CheckpointInfo(path={path!r}, size=")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_classes_and_inputs_are_told(suffix, tmp_path):
+    model = kt.Model(nn.Linear(4, 30))
+    model.predict(torch.randn(2, 4))
+    model.save(tmp_path / f"a.{suffix}", classes=[f"class {number}" for number in range(30)])
+    information = checkpoint.inspect(tmp_path / f"a.{suffix}")
+    assert information.inputs == ["float32", [4]]
+    assert information.classes == tuple(f"class {number}" for number in range(30))
+    names = ", ".join(information.classes)[:80]
+    assert f'  inputs      ["float32", [4]]\n  classes     30: {names}...' in str(information)
 
 
 def test_an_epoch_that_was_begun_is_told(tmp_path):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+import kerastorch as kt
 from kerastorch import checkpoint
 from kerastorch.errors import CheckpointError
 
@@ -74,4 +75,4 @@ def test_safetensors_are_marked_as_those_of_torch(tmp_path):
     safetensors = pytest.importorskip("safetensors")
     checkpoint.save_weights({"weight": torch.ones(2)}, tmp_path / "a.safetensors")
     with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
-        assert file.metadata() == {"format": "pt"}
+        assert file.metadata() == {"format": "pt", "kerastorch": kt.__version__}
