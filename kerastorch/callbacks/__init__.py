@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kerastorch.callbacks.nan import TerminateOnNaN
     from kerastorch.callbacks.notify import Notify
     from kerastorch.callbacks.one_cycle import OneCycle, WarmupCosine
+    from kerastorch.callbacks.optuna import OptunaPruning
     from kerastorch.callbacks.plateau import ReduceLROnPlateau
     from kerastorch.callbacks.profiler import Profiler
     from kerastorch.callbacks.remote_monitor import RemoteMonitor
@@ -57,6 +58,7 @@ __all__ = [
     "ModelCheckpoint",
     "Notify",
     "OneCycle",
+    "OptunaPruning",
     "Profiler",
     "ProgbarLogger",
     "ReduceLROnPlateau",
@@ -91,6 +93,7 @@ __getattr__ = lazy.attributes(
         "ModelCheckpoint": ".checkpoint",
         "Notify": ".notify",
         "OneCycle": ".one_cycle",
+        "OptunaPruning": ".optuna",
         "Profiler": ".profiler",
         "ProgbarLogger": "..display.bar",
         "ReduceLROnPlateau": ".plateau",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from kerastorch.errors import did_you_mean
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 
 _FUSED = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+_WAYS = {"fused", "foreach", "differentiable"}  # of the same step; torch takes one
 _FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 _FUSED_DTYPES = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 
@@ -37,7 +38,7 @@ def optimizer(spec: Any) -> Optimizer | OptimizerFactory:
     if spec is None:
         spec = "adam"
     if isinstance(spec, str):
-        return _named(spec)
+        return by_name(spec)
     if isinstance(spec, Optimizer):
         return spec
     if callable(spec):
@@ -48,7 +49,14 @@ def optimizer(spec: Any) -> Optimizer | OptimizerFactory:
     )
 
 
-def _named(name: str) -> OptimizerFactory:
+def by_name(name: str, options: Mapping[str, Any] | None = None) -> OptimizerFactory:
+    """Return what builds an optimizer of torch, by the name of its class; `options` are its further arguments.
+
+    Where they say how a step is computed, by `foreach`, `differentiable` or `fused`, it is not `fused=True`.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
     known = {
         name.lower(): made
         for name, made in vars(torch.optim).items()
@@ -58,10 +66,15 @@ def _named(name: str) -> OptimizerFactory:
         names = ", ".join(sorted(known))
         raise ValueError(f"Unknown optimizer {name!r}.{did_you_mean(name, known)} torch.optim has {names}.")
     kind = _FUSED.get(name.lower())
-    return known[name.lower()] if kind is None else functools.partial(_fastest, kind)
+    made = known[name.lower()] if kind is None else functools.partial(_fastest, kind)
+    return functools.partial(made, **options) if options else made
 
 
-def _fastest(kind: type[torch.optim.Adam] | type[torch.optim.AdamW], parameters: Iterable[Parameter]) -> Optimizer:
+def _fastest(
+    kind: type[torch.optim.Adam] | type[torch.optim.AdamW], parameters: Iterable[Parameter], **options: Any
+) -> Optimizer:
     listed = list(parameters)
+    if not _WAYS.isdisjoint(options):
+        return kind(listed, **options)
     fused = all(each.device.type in _FUSED_DEVICES and each.dtype in _FUSED_DTYPES for each in listed) or None
-    return kind(listed, fused=fused)
+    return kind(listed, fused=fused, **options)
