@@ -129,6 +129,17 @@ def settle(run: Run) -> None:
     run.say(f"Epoch {epoch + 1}: {count} of {total} batches made no step, since their loss was not finite.")
 
 
+def of_evaluation(run: Run, logs: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of an evaluation; say so, once, where its loss is no number."""
+    name, loss = run.val_data.name, logs.get("loss")
+    if isinstance(loss, float) and math.isnan(loss) and name not in run.nan_told:
+        run.nan_told.add(name)
+        run.say(
+            f"The loss of {name} is nan. Are there missing values in it? Type torch.isnan(x).any(), table.isna().sum()."
+        )
+    return logs
+
+
 def looks_first(run: Run) -> bool:
     """Whether a loss is looked at before its step is made."""
     return run.nan == "skip" or run.device is None or run.device.type == "cpu"  # else it would wait

@@ -117,7 +117,7 @@ def test_epoch(run: Run, hooks: Hooks, data: DataSource) -> dict[str, Any]:
         run.hear()
         if not run.strategy.group.of_main(bool(metrics)) and not run.interrupted:
             run.run_dry(data)
-        logs = metrics.result(run.strategy.group)
+        logs = guard.of_evaluation(run, metrics.result(run.strategy.group))
         hooks.emit("on_test_end", logs)
     return logs
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, Literal
 
+from torch import Tensor
+
 from kerastorch.hooks import Callback, Logs, Stage
 from kerastorch.run import Run
 
@@ -130,7 +132,7 @@ class Logger(Callback, ABC):
         if self._waits or started < self._rests_until:
             return
         try:
-            self.write(step, values)
+            self.write(step, {name: _plain(value) for name, value in values.items()})
         except Exception as error:
             ended = perf_counter()
             rest = _REST * (ended - started) if ended - started > _SLOW else 0.0
@@ -181,8 +183,13 @@ class Logger(Callback, ABC):
             self._warn_of(another)
 
     def _warn_of(self, error: Exception, rest: str = "") -> None:
-        kind, text = type(error).__name__, " ".join(str(error).split())
-        self.warn_once(kind, f"{self!r} could not write: {kind}: {text}{rest} Training goes on; this is said once.")
+        kind, text = type(error).__name__, " ".join(str(error).split()).rstrip(".")
+        self.warn_once(kind, f"{self!r} could not write: {kind}: {text}.{rest} Training goes on; this is said once.")
+
+
+def _plain(value: Any) -> Any:
+    """Return a number for a tensor of one: whoever writes a value waits for it anyway."""
+    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
 
 
 def check_update_freq(value: UpdateFreq) -> None:

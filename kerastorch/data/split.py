@@ -62,7 +62,12 @@ def _count(data: Any, fraction: float, name: str) -> int:
     data = plain(data)
     if is_arrays(data):
         return common_length(data if isinstance(data, tuple) else (data,), name)
-    if makes_own_batches(data) or isinstance(data, IterableDataset):
+    if isinstance(data, IterableDataset):
+        raise DataError(
+            f"{name} is the IterableDataset {type(data).__name__}, whose samples cannot be chosen by number. Make one "
+            "for each part, and pass them as dl_train and dl_val."
+        )
+    if makes_own_batches(data):
         raise DataError(
             f"{name} is a {type(data).__name__}, whose samples cannot be chosen by number. Split the Dataset: "
             f"torch.utils.data.random_split(dataset, [{1 - fraction:g}, {fraction:g}]), and pass each part as data."

@@ -157,7 +157,7 @@ def test_a_lost_server_holds_up_a_run_by_a_tenth_at_most(monkeypatch):
     monkeypatch.setattr("kerastorch.callbacks.logger.perf_counter", lambda: now[0])
     lost = Lost()
     tick = kt.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: now.__setitem__(0, now[0] + 10))
-    with pytest.warns(UserWarning, match=r"timed out The next 45 s nothing is written\."):
+    with pytest.warns(UserWarning, match=r"timed out\. The next 45 s nothing is written\."):
         fit(lost, tick, epochs=12)
     assert [values["epoch"] for _, values in lost.rows] == [0, 5, 10]  # after 5 seconds it rests for 45
 
@@ -324,3 +324,25 @@ def test_an_evaluation_of_several_sets_is_opened_once():
     model = fit(epochs=1)
     model.evaluate({"a": (X, Y), "b": (X, Y)}, callbacks=[recorder])
     assert recorder.events == ["open", "write", "write", ("close", None)]
+
+
+def test_a_tensor_of_one_number_is_a_number():
+    class Kept(Printer):
+        def __init__(self):
+            super().__init__()
+            self.values = []
+
+        def write(self, step, values):
+            self.values.append(values)
+
+    class Logs(kt.Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.run.log({"norm": torch.tensor(2.5), "each": torch.ones(2)})
+
+    kept = Kept()
+    model = kt.Model(nn.Linear(2, 1))
+    model.compile("mse", "sgd")
+    model.fit(1, (torch.ones(4, 2), torch.ones(4, 1)), callbacks=[Logs(), kept], verbose=0)
+    logged = next(values for values in kept.values if "norm" in values)
+    assert type(logged["norm"]) is float
+    assert torch.equal(logged["each"], torch.ones(2))

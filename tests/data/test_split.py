@@ -210,7 +210,8 @@ SPLIT = "torch.utils.data.random_split(dataset, [0.8, 0.2]), and pass each part 
         (
             Stream(),
             {},
-            f"dl_train is a Stream, whose samples cannot be chosen by number. Split the Dataset: {SPLIT}",
+            "dl_train is the IterableDataset Stream, whose samples cannot be chosen by number. Make one for each part, "
+            "and pass them as dl_train and dl_val.",
         ),
         (
             Endless(),
