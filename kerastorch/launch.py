@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 
 from kerastorch.errors import DistributedError, did_you_mean
-from kerastorch.jobs import FOLDER, UNGUARDED, Job
 
 __all__ = ["launch"]
 
@@ -58,6 +57,8 @@ def launch(
         Exception: What `fn` has raised in the first process that failed, with its traceback as the cause.
         DistributedError: A process was killed, or processes cannot be started from here.
     """
+    from kerastorch.jobs import Job  # which most scripts do without
+
     _refuse_from_within()
     count = _count(nproc)
     if max_restarts < 0:
@@ -85,6 +86,8 @@ def launch(
 
 def _refuse_from_within() -> None:
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # a new process reads the script
+        from kerastorch.jobs import FOLDER, UNGUARDED
+
         folder = os.environ.get(FOLDER)
         if folder is None:
             raise DistributedError(UNGUARDED)

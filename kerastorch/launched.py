@@ -13,7 +13,12 @@ def is_launched() -> bool:
 
 
 def is_main() -> bool:
-    """Whether this is the process that prints, by what the launcher says."""
+    """Whether this is the process that prints and writes files; it is, where there is only one.
+
+    Example:
+        >>> if kt.is_main():
+        ...     print("Training is over.")
+    """
     return _number("RANK", 0) == 0 or not is_launched()
 
 
