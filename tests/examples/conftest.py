@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import WARNINGS_ARE_ERRORS
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -19,7 +21,7 @@ def run_example() -> Callable[..., str]:
     """Run an example as a user does, with warnings as errors, and return what it prints."""
 
     def run(name: str, *arguments: object, cwd: Path) -> str:
-        command = [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)]
+        command = [sys.executable, *WARNINGS_ARE_ERRORS, str(EXAMPLES / name), *map(str, arguments)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
         done = subprocess.run(
             command, check=False, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=300
