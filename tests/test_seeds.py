@@ -12,6 +12,7 @@ from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, Sequential
 from torch.utils.data import DataLoader, Subset
 
 import kerastorch as kt
+from tests.programs import WARNINGS_ARE_ERRORS
 
 # The class style of "three ways to train a model": other are only the imports, download and num_workers
 CLASS_STYLE = """
@@ -113,7 +114,7 @@ def test_the_class_style_program_runs_with_its_imports_changed(real_data, tmp_pa
         program = program.replace(text, shorter)
 
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
-    command = [sys.executable, "-W", "error", "program.py"]
+    command = [sys.executable, *WARNINGS_ARE_ERRORS, "program.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, check=False, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300

@@ -566,10 +566,13 @@ def test_inside_a_profiler_of_torch_training_is_refused_and_an_evaluation_goes_w
 
 
 CPU = [torch.profiler.ProfilerActivity.CPU]
+oldest = pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="torch 2.6 refuses to begin a profiler while another is prepared"
+)
 
 
 @pytest.mark.parametrize("length", [2, 10])
-@pytest.mark.parametrize("begin", [0, 1])
+@pytest.mark.parametrize("begin", [0, pytest.param(1, marks=oldest)])
 def test_a_profiler_of_torch_that_begins_first_is_given_way_to(tmp_path, begin, length):
     class Own(kt.Callback):
         def on_train_batch_begin(self, batch, logs):

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, as a terminal, a shell, SLURM and systemd send them: saved, closed, exact afterwards."""
 
+import importlib.util
 import itertools
 import os
 import random
@@ -13,6 +14,9 @@ TRIALS = int(os.environ.get("KERASTORCH_TRIALS", "6"))  # scripts/soak takes mor
 RECEIVERS = ("group", "every process", "main")
 KINDS = [(*kind, 2) for kind in itertools.product(RECEIVERS, (signal.SIGINT, signal.SIGTERM))]
 KINDS += [(*kind, 0) for kind in itertools.product(RECEIVERS, (signal.SIGINT, signal.SIGTERM))]
+CODES = {signal.SIGINT: {-signal.SIGINT}, signal.SIGTERM: {143}}
+if importlib.util.find_spec("optree"):  # it comes with Keras, and makes the code of any uncaught KeyboardInterrupt 1
+    CODES[signal.SIGINT].add(1)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,7 @@ def test_a_signal_saves_and_the_training_goes_on(trial, server, whole, digits, t
     send(number, receiver, process)
     output, errors = process.communicate(timeout=60)
     what = f"{number.name} to {receiver}, {workers} workers:\n{output}\n{errors}"
-    assert process.returncode == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143}[number], what
+    assert process.returncode in CODES[number], what
     assert "run the same script again to go on" in output, what
     assert "Error" not in errors.replace("KeyboardInterrupt", ""), what
     assert harness.group_of(process) == [], what

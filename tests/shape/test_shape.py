@@ -108,9 +108,3 @@ def test_the_readme_begins_with_the_heart_of_the_first_example() -> None:
     starts = [start for start in range(len(found)) if found[start : start + len(lines)] == lines]
     assert len(lines) >= 8
     assert starts, "README's first block is no contiguous part of examples/digits.py"
-
-
-def test_the_version_is_the_newest_of_the_changelog() -> None:
-    version = importlib.import_module("kerastorch").__version__
-    headings = re.findall(r"^## \[?([^\]\s]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert version in headings[:2]
