@@ -167,6 +167,8 @@ class Estimator(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has n
         net = build.net(self.net_factory, self.net_params, told)
         model = net if isinstance(net, Model) else Model(net)
         model.compile(self.loss, optimizer, self.metrics, self.device)
+        if hasattr(self, "classes_"):
+            model.classes = tuple(map(str, self.classes_))  # for its files
         self._made = build.recipe(self.get_params(deep=False))
         return model
 

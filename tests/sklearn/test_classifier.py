@@ -7,6 +7,7 @@ from sklearn.metrics import get_scorer
 from sklearn.model_selection import cross_val_score
 from torch import nn
 
+import kerastorch as kt
 from kerastorch.sklearn import Classifier
 from tests.sklearn.nets import Flat, Images, LogProbabilities, Net, Probability, Words
 
@@ -149,3 +150,10 @@ def test_a_class_that_cannot_be_split_is_named_as_the_user_does():
         Classifier(Net, validation_split=0.01).fit(X, Y)
     with pytest.raises(ValueError, match=r"above 0 and below 1, such as 0\.2; got 5"):
         Classifier(Net, validation_split=5).fit(X, Y)
+
+
+def test_files_of_the_model_have_the_names_of_the_classes(tmp_path):
+    names = np.array(["cat", "dog", "bird"])[Y % 3]
+    classifier = Classifier(Net, epochs=1, random_state=0).fit(X, names)
+    classifier.model_.save(tmp_path / "net.pt")
+    assert kt.checkpoint.inspect(tmp_path / "net.pt").classes == ("bird", "cat", "dog")
