@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from kerastorch.export.graph import quiet
 from kerastorch.export.naming import key_of, rebuilt
 from kerastorch.facts import from_texts
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 HEADER = "kerastorch.json"  # of a .pt2 file
 _FLOATING = {"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16}
 NOT_TRAINED = (
@@ -24,27 +28,73 @@ NOT_TRAINED = (
 )
 
 
-class OnnxNet(nn.Module):
-    """Runs an ONNX file by onnxruntime, on the CPU; outputs go to where the inputs are.
+class Program(nn.Module, ABC):
+    """A net in a file: its bytes, what its inputs are called, and what it tells.
 
     Args:
         data: The bytes of the file.
 
     Attributes:
         names: What the inputs are called, in order.
+        dtypes: The dtypes of floating inputs, None for others.
         told: What the file tells of classes and inputs.
 
     Raises:
-        ExportError: These are not the bytes of an ONNX file.
+        ExportError: These are not the bytes of such a file.
     """
 
     is_program = True
+    names: list[str]
+    dtypes: list[torch.dtype | None]
+    told: dict[str, Any]
+    _made: tuple[str, ...] = ()  # attributes that are made anew from the bytes
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
         self.training = False
         self._data = data
         self._begin()
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Make from the bytes what computes."""
+
+    @abstractmethod
+    def _compute(self, inputs: list[Tensor]) -> Any:
+        """Return what the program gives for inputs in their order."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in self._made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._begin()
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Compute; inputs are taken by their order, or by their names."""
+        return self._compute(cast(in_order(self.names, inputs, named), self.dtypes))
+
+    @property
+    def float_dtype(self) -> torch.dtype:
+        """The one dtype that floating inputs have, else torch's default."""
+        found = {dtype for dtype in self.dtypes if dtype is not None}
+        return found.pop() if len(found) == 1 else torch.get_default_dtype()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay as it is.
+
+        Raises:
+            ExportError: It is to be trained.
+        """
+        if mode:
+            raise ExportError(NOT_TRAINED)
+        return self
+
+
+class OnnxNet(Program):
+    """Runs an ONNX file by onnxruntime, on the CPU; outputs go to where the inputs are."""
+
+    _made = ("_session",)
 
     def _begin(self) -> None:
         runtime = needs("onnxruntime", purpose="An ONNX file")
@@ -55,61 +105,22 @@ class OnnxNet(nn.Module):
         except Exception as error:  # its errors have no class in common
             raise ExportError(f"onnxruntime cannot read the file: {str(error).strip().splitlines()[0]}") from error
         self.names = [port.name for port in self._session.get_inputs()]
-        self._dtypes = [_FLOATING.get(port.type) for port in self._session.get_inputs()]
+        self.dtypes = [_FLOATING.get(port.type) for port in self._session.get_inputs()]
         self._outputs = [port.name for port in self._session.get_outputs()]
         self.told = from_texts(self._session.get_modelmeta().custom_metadata_map)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_session"}  # it is made anew from the bytes
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._begin()
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Compute; inputs are taken by their order, or by their names."""
-        flat = cast(in_order(self.names, inputs, named), self._dtypes)
-        feed = {name: value.detach().cpu().numpy() for name, value in zip(self.names, flat, strict=True)}
-        device = flat[0].device if flat else torch.device("cpu")
+    def _compute(self, inputs: list[Tensor]) -> Any:
+        feed = {name: value.detach().cpu().numpy() for name, value in zip(self.names, inputs, strict=True)}
+        device = inputs[0].device if inputs else torch.device("cpu")
         found = [torch.from_numpy(value).to(device) for value in self._session.run(self._outputs, feed)]
         form = self.told.get("output", 0 if len(found) == 1 else {name: at for at, name in enumerate(self._outputs)})
         return rebuilt(form, found)
 
-    @property
-    def float_dtype(self) -> torch.dtype:
-        """The dtype of floating inputs."""
-        return float_dtype(self._dtypes)
 
-    def train(self, mode: bool = True) -> OnnxNet:
-        """Stay as it is.
+class TorchNet(Program):
+    """Runs a program of `torch.export`, on the device of its inputs."""
 
-        Raises:
-            ExportError: It is to be trained.
-        """
-        return _in_evaluation(self, mode)  # type: ignore[return-value]
-
-
-class TorchNet(nn.Module):
-    """Runs a program of `torch.export`, on the device of its inputs.
-
-    Args:
-        data: The bytes of the file.
-
-    Attributes:
-        names: What the inputs are called, in order.
-        told: What the file tells of classes and inputs.
-
-    Raises:
-        ExportError: These are not the bytes of such a file.
-    """
-
-    is_program = True
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        self.training = False
-        self._data = data
-        self._begin()
+    _made = ("_program", "_placed")
 
     def _begin(self) -> None:
         header = {HEADER: ""}
@@ -124,23 +135,14 @@ class TorchNet(nn.Module):
         inputs = [str(name) for name in self._program.graph_signature.user_inputs]
         self.names = json.loads(known.get("names", "null")) or inputs
         values = {node.name: node.meta.get("val") for node in self._program.graph.nodes}
-        self._dtypes = [_floating(values.get(name)) for name in inputs]
+        self.dtypes = [_floating(values.get(name)) for name in inputs]
         self._placed: dict[torch.device, Any] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("_program", "_placed")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._begin()
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Compute; inputs are taken by their order, or by their names."""
-        flat = cast(in_order(self.names, inputs, named), self._dtypes)
-        device = flat[0].device if flat else torch.device("cpu")
+    def _compute(self, inputs: list[Tensor]) -> Any:
+        device = inputs[0].device if inputs else torch.device("cpu")
         if device not in self._placed:
             self._placed[device] = self._on(device)
-        arguments, keywords = pytree.tree_unflatten(flat, self._program.call_spec.in_spec)
+        arguments, keywords = pytree.tree_unflatten(inputs, self._program.call_spec.in_spec)
         return self._placed[device](*arguments, **keywords)
 
     def _on(self, device: torch.device) -> Any:
@@ -151,24 +153,11 @@ class TorchNet(nn.Module):
             program = move_to_device_pass(program, device)
         return program.module()
 
-    @property
-    def float_dtype(self) -> torch.dtype:
-        """The dtype of floating inputs."""
-        return float_dtype(self._dtypes)
-
-    def train(self, mode: bool = True) -> TorchNet:
-        """Stay as it is.
-
-        Raises:
-            ExportError: It is to be trained.
-        """
-        return _in_evaluation(self, mode)  # type: ignore[return-value]
-
 
 SUFFIXES = (".onnx", ".pt2")
 
 
-def program_in(suffix: str, data: bytes) -> OnnxNet | TorchNet:
+def program_in(suffix: str, data: bytes) -> Program:
     """Return the net in the bytes of a file of one of `SUFFIXES`."""
     return OnnxNet(data) if suffix.lower() == ".onnx" else TorchNet(data)
 
@@ -204,17 +193,5 @@ def cast(inputs: list[Tensor], dtypes: list[torch.dtype | None]) -> list[Tensor]
     return [leaf.to(dtype) if dtype is not None and leaf.is_floating_point() else leaf for leaf, dtype in pairs]
 
 
-def float_dtype(dtypes: list[torch.dtype | None]) -> torch.dtype:
-    """Return the one floating dtype that inputs have, else torch's default."""
-    found = {dtype for dtype in dtypes if dtype is not None}
-    return found.pop() if len(found) == 1 else torch.get_default_dtype()
-
-
 def _floating(value: Any) -> torch.dtype | None:
     return value.dtype if isinstance(value, Tensor) and value.is_floating_point() else None
-
-
-def _in_evaluation(module: nn.Module, mode: bool) -> nn.Module:
-    if mode:
-        raise ExportError(NOT_TRAINED)
-    return module
