@@ -31,8 +31,8 @@ def bars(results: dict[str, Any], workload: str) -> Bars:
     return sorted(((title, times, ours) for title, times, ours in found if times is not None), key=lambda bar: bar[1])
 
 
-def draw(results: dict[str, Any]) -> Figure:
-    """Return a figure with a panel for each workload that was measured."""
+def draw(results: dict[str, Any], *, stacked: bool = False) -> Figure:
+    """Return a figure with a panel for each workload that was measured, side by side or one below the other."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -40,9 +40,12 @@ def draw(results: dict[str, Any]) -> Figure:
     if not panels:
         raise ValueError("These results have neither steps nor epochs to draw.")
     with mpl.rc_context({"font.family": "sans-serif", "font.size": 10}):
-        figure = Figure(figsize=(5.6 * len(panels), 1.1 + 0.3 * max(map(len, panels.values()))), layout="constrained")
+        rows, columns = (len(panels), 1) if stacked else (1, len(panels))
+        high = rows * (1.1 + 0.3 * max(map(len, panels.values())))
+        figure = Figure(figsize=(5.6 * columns, high), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # inches
-        for (name, found), axes in zip(panels.items(), figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for (name, found), axes in zip(panels.items(), grid, strict=True):
             panel(axes, PANELS[name], found)
         figure.supxlabel("CPU time over that of an optimised eager loop; shorter is faster", color=TEXT, fontsize=10)
     return figure
@@ -68,13 +71,13 @@ def panel(axes: Axes, title: str, found: Bars) -> None:
     axes.spines[:].set_visible(False)
 
 
-def save(results: dict[str, Any], path: Path) -> None:
+def save(results: dict[str, Any], path: Path, *, stacked: bool = False) -> None:
     """Write SVG, PNG or what the name ends on."""
     import matplotlib as mpl
 
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with mpl.rc_context({"svg.hashsalt": "kerastorch"}):  # the same figures make the same file
-        draw(results).savefig(path, transparent=True, dpi=160, metadata=metadata)
+        draw(results, stacked=stacked).savefig(path, transparent=True, dpi=160, metadata=metadata)
 
 
 def main() -> None:

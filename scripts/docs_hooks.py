@@ -21,6 +21,9 @@ sys.path.insert(0, str(ROOT))  # for the tables of the benchmarks
 BETWEEN_CHARACTERS = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u3000-\u9fff\uff00-\uffef])")
 LINK = re.compile(r"(?<=\]\()(?P<target>(?:\.\./)+[^)#\s]+)")
 FIGURES = re.compile(r"<!-- figures -->.*<!-- end of figures -->", re.DOTALL)
+CELLS = re.compile(r"<t[dh][^>]*>.*?</t[dh]>", re.DOTALL)
+CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+BREAKS = re.compile(r"(?<=\w[(,.=_/:])(?=[^\s,.]{4})")  # not in `(N, C)`, nor before `.pt`
 PAGES = {
     "benchmarks/RESULTS.md": "benchmarks.md",
     "kerastorch/loop.py": "loop.md",
@@ -62,6 +65,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Let code in tables break where a reader would break it; the stylesheet forbids it elsewhere."""
+    return CELLS.sub(lambda cell: CODE.sub(lambda code: BREAKS.sub("<wbr>", code[0]), cell[0]), output)
+
+
 def outside(page: Path, text: str) -> Iterator[tuple[str, Path]]:
     """Yield what a page links to outside of `docs/`: as it is written there, and the file."""
     for match in LINK.finditer(FIGURES.sub("", text)):
@@ -96,12 +104,12 @@ def figures() -> str:
 
 
 def drawn() -> str:
-    """Return the chart as SVG."""
+    """Return the chart as SVG, one part below the other."""
     import tempfile
 
     from benchmarks import chart
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "benchmarks.svg")
-        chart.save(json.loads(RESULTS.read_text("utf-8")), path)
+        chart.save(json.loads(RESULTS.read_text("utf-8")), path, stacked=True)  # it has to be read on a phone too
         return path.read_text("utf-8")

@@ -141,3 +141,9 @@ def test_every_promise_has_its_test():
     for path, name in named:
         assert (ROOT / path).exists(), path
         assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name
+
+
+def test_the_page_on_the_loop_includes_it():
+    text = (DOCS / "loop.md").read_text(encoding="utf-8")
+    assert '\n--8<-- "loop.py"\n' in text, "a formatter that takes it for Python spoils it"
+    assert text.count("\n**") == 5, "the page says so"
