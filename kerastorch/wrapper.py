@@ -221,13 +221,13 @@ class Wrapper(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if self.__dict__.get("_wraps") and not name.startswith("__") and hasattr(self._modules["net"], name):
-                return getattr(self._modules["net"], name)
-            if name == "classes" and "_facts" in self.__dict__:
+            has_net = self.__dict__.get("_wraps") and not name.startswith("__")
+            net = self._modules["net"] if has_net else None
+            if name == "classes" and not hasattr(net, name) and "_facts" in self.__dict__:
                 return self._facts.classes
-            if not self.__dict__.get("_wraps") or name.startswith("__"):
+            if net is None:
                 raise
-            return getattr(self._modules["net"], name)  # whose error says what it lacks
+            return getattr(net, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A layer that is read from the net is written there too: model.head = nn.Linear(512, 10) gives the net a new
